@@ -1,0 +1,111 @@
+"""edge-runtime: will this small language model run on that device, and what will it cost?
+
+    import edge_runtime as edge
+
+    with edge.load("model.gguf") as model:
+        for piece in model.stream("Once upon a time", max_tokens=64):
+            print(piece, end="", flush=True)
+
+The public names are resolved when first used, so that importing the package loads the standard
+library only. What is not listed in `__all__` is private to the project.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    ".model": ("Model", "load"),
+    ".artifact": ("Artifact", "ModelShape"),
+    ".backends": ("GREEDY", "Message", "Piece", "Sampling"),
+    ".errors": (
+        "ArtifactError",
+        "BackendError",
+        "ContextFullError",
+        "DiskError",
+        "EdgeError",
+        "EngineMissingError",
+        "FormatError",
+        "HubError",
+        "MemoryLimitError",
+        "ModelNotFoundError",
+        "ResourceError",
+        "UnsupportedError",
+        "UsageError",
+        "WorkerError",
+    ),
+    ".measurement": (
+        "Basis",
+        "Host",
+        "Measurement",
+        "Run",
+        "SessionOptions",
+        "Unavailable",
+        "Workload",
+        "decode_workload",
+        "prefill_workload",
+    ),
+    ".profiler": ("Plan", "detect_host", "measure"),
+    ".statistics": ("Interval",),
+    ".verdict": ("Target", "Verdict", "VerdictKind", "judge"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604 - the names are those of the table above
+
+if TYPE_CHECKING:
+    from .artifact import Artifact as Artifact
+    from .artifact import ModelShape as ModelShape
+    from .backends import GREEDY as GREEDY
+    from .backends import Message as Message
+    from .backends import Piece as Piece
+    from .backends import Sampling as Sampling
+    from .errors import ArtifactError as ArtifactError
+    from .errors import BackendError as BackendError
+    from .errors import ContextFullError as ContextFullError
+    from .errors import DiskError as DiskError
+    from .errors import EdgeError as EdgeError
+    from .errors import EngineMissingError as EngineMissingError
+    from .errors import FormatError as FormatError
+    from .errors import HubError as HubError
+    from .errors import MemoryLimitError as MemoryLimitError
+    from .errors import ModelNotFoundError as ModelNotFoundError
+    from .errors import ResourceError as ResourceError
+    from .errors import UnsupportedError as UnsupportedError
+    from .errors import UsageError as UsageError
+    from .errors import WorkerError as WorkerError
+    from .measurement import Basis as Basis
+    from .measurement import Host as Host
+    from .measurement import Measurement as Measurement
+    from .measurement import Run as Run
+    from .measurement import SessionOptions as SessionOptions
+    from .measurement import Unavailable as Unavailable
+    from .measurement import Workload as Workload
+    from .measurement import decode_workload as decode_workload
+    from .measurement import prefill_workload as prefill_workload
+    from .model import Model as Model
+    from .model import load as load
+    from .profiler import Plan as Plan
+    from .profiler import detect_host as detect_host
+    from .profiler import measure as measure
+    from .statistics import Interval as Interval
+    from .verdict import Target as Target
+    from .verdict import Verdict as Verdict
+    from .verdict import VerdictKind as VerdictKind
+    from .verdict import judge as judge
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,202 @@
+"""The seam to inference engines: the Backend and Session protocols, and how one is looked up.
+
+A backend opens an artifact; a session runs it. This package's `__init__` names no engine's types
+and imports no engine: each lives in its own file and is imported when it is asked for. Others come
+through the entry-point group `edge_runtime.backends`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from ..artifact import Artifact
+from ..errors import EdgeError, EngineMissingError, UsageError
+from ..measurement import Buffer, Engine, Gpu, SessionOptions
+
+BUILTIN = {"llama_cpp": ".llama_cpp", "fake": ".fake"}
+"""Backends that ship, by name -> module (relative). Each module has a `BACKEND`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen from the logits. Temperature 0 is greedy and deterministic.
+
+    The filters are applied in the order penalties, top-k, top-p, min-p, temperature. `grammar` is a
+    GBNF text, `json_schema` a JSON schema; at most one of them. `seed` None draws a fresh one.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_tokens: int = 64
+    seed: int | None = None
+    grammar: str | None = None
+    json_schema: str | None = None
+    ignore_eos: bool = False
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One generated token: its id and the text that became printable with it.
+
+    The text may be empty while a multi-byte character or a possible stop string is still open.
+    `finish` is None until the last piece, then why generation ended: `length`, `stop`, `eos`,
+    `cancelled` or `context`.
+    """
+
+    token: int
+    text: str
+    finish: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Chooses tokens from a session's latest logits, remembering what it chose (penalties, grammar)."""
+
+    def sample(self) -> int:
+        """Chooses the next token and accepts it."""
+
+    def close(self) -> None:
+        """Frees the engine's sampler; safe to call twice."""
+
+
+@runtime_checkable
+class Session(Protocol):
+    """An opened artifact with one context. Not thread-safe, except that cancelling works from anywhere.
+
+    `options` are those really in force (threads, context length after the engine's rounding).
+    """
+
+    artifact: Artifact
+    options: SessionOptions
+    engine: Engine
+    buffers: tuple[Buffer, ...]
+    context_tokens: int
+    vocabulary_tokens: int
+
+    @property
+    def position(self) -> int:
+        """How many tokens the context holds."""
+
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """Token ids of a text; special tokens written in the text count only with `parse_special`."""
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens, special tokens left out."""
+
+    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The prompt text of a conversation by the artifact's own chat template."""
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Evaluates tokens after the present position in batches; returns when they are computed.
+
+        Raises ContextFullError when they do not fit.
+        """
+
+    def step(self, token: int) -> None:
+        """Evaluates exactly one token: one decode step; returns when it is computed."""
+
+    def reset(self, *, keep_tokens: int = 0) -> None:
+        """Forgets the context from position `keep_tokens` on."""
+
+    def logits(self) -> Sequence[float]:
+        """The logits after the last evaluated token, float32, length `vocabulary_tokens` (a copy)."""
+
+    def sampler(self, sampling: Sampling) -> Sampler:
+        """A sampler over this session's logits."""
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        sampling: Sampling = ...,
+        stop: Sequence[str] = (),
+        cancel: threading.Event | None = None,
+    ) -> Iterator[Piece]:
+        """Generates after a prompt, from an empty context (a shared prefix is reused).
+
+        The first `next()` does the prefill and yields the first token; each later one is exactly
+        one decode step. Nothing is printed. Raises ContextFullError when the prompt does not fit.
+        """
+
+    def embed(self, text: str) -> Sequence[float]:
+        """The pooled embedding of a text, unit length; needs `SessionOptions(embeddings=True)`."""
+
+    def close(self) -> None:
+        """Frees everything; safe to call twice."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Opens artifacts of the formats it knows."""
+
+    name: str
+    formats: tuple[str, ...]
+
+    def open(self, artifact: Artifact, options: SessionOptions) -> Session:
+        """Loads the weights and makes a context. Raises BackendError or ResourceError."""
+
+    def engine(self) -> Engine:
+        """The engine's name, version and build. Raises EngineMissingError."""
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Accelerators this build can use."""
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises UsageError for an unknown name and EngineMissingError when its engine is not installed.
+    """
+    if name in BUILTIN:
+        try:
+            module = importlib.import_module(BUILTIN[name], __package__)
+        except ImportError as error:
+            raise EngineMissingError(
+                f"The backend {name} cannot be loaded.", cause=f"{error}.",
+                way_out="Install it again: pip install --force-reinstall edge-runtime",
+            ) from error
+        found: Backend = module.BACKEND
+        return found
+    for entry in importlib.metadata.entry_points(group="edge_runtime.backends", name=name):
+        try:
+            plugin: Backend = entry.load()
+        except EdgeError:
+            raise
+        except Exception as error:  # a stranger's plugin may raise anything while importing
+            raise EngineMissingError(
+                f"The backend plugin {name} failed to load.", cause=f"{error}."
+            ) from error
+        return plugin
+    raise UsageError(
+        f"There is no backend named {name!r}.", way_out=f"Known: {', '.join(backend_names())}."
+    )
+
+
+def backend_names() -> tuple[str, ...]:
+    """The names `backend` accepts, those that ship first."""
+    plugins = importlib.metadata.entry_points(group="edge_runtime.backends").names
+    return (*BUILTIN, *sorted(plugins - BUILTIN.keys()))

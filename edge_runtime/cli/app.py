@@ -1,0 +1,90 @@
+"""The `edge` command: its verbs, and the one place where errors become exit codes.
+
+Verb modules import only the vocabulary when loaded and everything heavy when called, so that
+`edge --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import EdgeError
+from .check import check
+from .doctor import doctor
+from .models import models
+from .profile import profile
+from .run import run
+
+app = typer.Typer(
+    name="edge",
+    help="Will this small language model run on this device, and what will it cost?",
+    epilog="Exit codes: 0 viable or done, 1 not viable, 2 usage, 3 borderline, 4 error.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(help="Say which models this device can run, how fast, and how sure that is.")(check)
+app.command(help="Run a model: complete a prompt, or chat.")(run)
+app.command(help="Measure a model: tokens/s, latency, memory, every sample kept.")(profile)
+app.command(help="List the models that are already on this disk.")(models)
+app.command(help="Show what was detected, what is unavailable, why, and the remedy.")(doctor)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"edge-runtime {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _edge(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Nothing is done before a verb."""
+
+
+def main() -> None:
+    """Runs the command line and ends the process with its exit code.
+
+    An `EdgeError` becomes its message on stderr; a defect of ours becomes one sentence too, with
+    the traceback behind EDGE_DEBUG=1.
+    """
+    try:
+        app()
+    except EdgeError as error:
+        if os.environ.get("EDGE_DEBUG"):
+            traceback.print_exc()
+        _complain(error.fact, error.cause, error.way_out)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("Interrupted.")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe went away; what is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:  # the last boundary: a stranger must never meet a traceback
+        if os.environ.get("EDGE_DEBUG"):
+            raise
+        _complain(
+            f"This is a defect of edge-runtime: {type(error).__name__}: {error}.",
+            "",
+            "Run it again with EDGE_DEBUG=1 and report what it prints.",
+        )
+        sys.exit(4)
+
+
+def _complain(fact: str, cause: str = "", way_out: str = "") -> None:
+    lines = [f"edge: {fact}", *(part for part in (cause, way_out) if part)]
+    typer.echo("\n      ".join(lines), err=True)

@@ -1,0 +1,165 @@
+"""What the measuring parent asks of its child process and what the child answers.
+
+Plain records that travel as one JSON line each: the specification goes down, events and the outcome
+come up. This module knows how a line is written and read, and nothing of processes or engines.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from .. import errors
+from ..codec import from_jsonable, to_jsonable
+from ..errors import EdgeError, UsageError, WorkerError
+from ..measurement import (
+    Engine,
+    Gpu,
+    Load,
+    Memory,
+    Noise,
+    Run,
+    SessionOptions,
+    Unavailable,
+    Workload,
+)
+from ..statistics import Interval
+
+MAX_LINE_BYTES = 256 * 1024 * 1024
+"""No honest answer is longer: ten runs of 100,000 stamps of 20 digits stay below a tenth of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How long and how carefully to measure.
+
+    Repetitions go on until the 95 % interval of the rate is narrower than
+    `target_relative_half_width` (after `min_runs`), until `max_runs`, or until the next repetition
+    would overrun `budget_s`, which is firm and counts warm-ups and repetitions, not loading.
+    `instruments` False switches off every observer but the clock. `cold_cache` drops the file from
+    the page cache first. A child that has not answered after `timeout_s` is killed.
+    """
+
+    warmups: int = 1
+    min_runs: int = 3
+    max_runs: int = 10
+    target_relative_half_width: float = 0.02
+    budget_s: float = 60.0
+    instruments: bool = True
+    cold_cache: bool = False
+    timeout_s: float = 1800.0
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuses a plan that could never end or never begin (UsageError)."""
+        for good, rule in (
+            (self.warmups >= 0, "warm-ups must not be negative"),
+            (self.min_runs >= 1, "at least one repetition is needed"),
+            (self.max_runs >= self.min_runs, "the most repetitions must not be below the fewest"),
+            (self.budget_s > 0, "the time budget must be positive"),
+            (self.timeout_s > 0, "the timeout must be positive"),
+            (self.target_relative_half_width >= 0, "the target half-width must not be negative"),
+        ):
+            if not good:
+                raise UsageError(f"This plan cannot be measured: {rule}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """One measurement as the child needs it: everything in it is decided by the parent."""
+
+    artifact: str
+    options: SessionOptions
+    workload: Workload
+    plan: Plan
+    parent_pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the child found; together with the host it makes a Measurement."""
+
+    engine: Engine
+    gpus: tuple[Gpu, ...]
+    options: SessionOptions
+    load: Load
+    warmups: int
+    runs: tuple[Run, ...]
+    stopped: str
+    memory: Memory | Unavailable
+    noise: Noise
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a measurement has come. `tokens_per_s` is the rate so far, decode before prefill."""
+
+    stage: Literal["loading", "warming", "running"]
+    runs: int = 0
+    max_runs: int = 0
+    elapsed_s: float = 0.0
+    tokens_per_s: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    kind: str
+    fact: str
+    cause: str
+    way_out: str
+
+
+Message = Progress | Outcome | EdgeError
+
+
+def encode(message: Spec | Message) -> bytes:
+    """Writes one message as a JSON line, ASCII only."""
+    if isinstance(message, EdgeError):
+        kind = next(base for base in type(message).__mro__ if hasattr(errors, base.__name__))
+        body: object = to_jsonable(
+            _Failure(
+                kind=kind.__name__, fact=message.fact, cause=message.cause, way_out=message.way_out
+            )
+        )
+        name = "error"
+    else:
+        body, name = to_jsonable(message), type(message).__name__.lower()
+    return json.dumps({name: body}, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def decode_spec(line: bytes) -> Spec:
+    """Reads the parent's line. Raises FormatError when it is no specification."""
+    return from_jsonable(Spec, json.loads(line)["spec"])
+
+
+def decode(line: bytes) -> Message:
+    """Reads one of the child's lines.
+
+    Raises WorkerError when it is no message, and FormatError when it is a malformed one.
+    """
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict) or len(message) != 1:
+        raise WorkerError(
+            "The measuring process answered something else than a result.",
+            cause=f"It wrote {line[:80].decode(errors='replace').strip()!r}.",
+        )
+    ((name, body),) = message.items()
+    if name == "progress":
+        return from_jsonable(Progress, body)
+    if name == "outcome":
+        return from_jsonable(Outcome, body)
+    if name == "error":
+        return _revive(from_jsonable(_Failure, body))
+    raise WorkerError(f"The measuring process sent the unknown message {name[:40]!r}.")
+
+
+def _revive(failure: _Failure) -> EdgeError:
+    kind = getattr(errors, failure.kind, None)
+    if not (isinstance(kind, type) and issubclass(kind, EdgeError)):
+        kind = WorkerError
+    return kind(failure.fact, cause=failure.cause, way_out=failure.way_out)

@@ -1,0 +1,103 @@
+"""Statistics derived from raw samples: pure arithmetic, the standard library only.
+
+Everything here is recomputed from the record whenever it is shown; nothing here is ever saved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Two-sided 95 % quantiles of Student's t by degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2).
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+_T95_LIMIT = 1.960
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A value with the bounds it lies between, at 95 % confidence unless its user says otherwise.
+
+    `low <= value <= high`; all three share one unit, named where the interval is held.
+    """
+
+    low: float
+    value: float
+    high: float
+
+    def scaled(self, factor: float) -> Interval:
+        """This interval with every bound multiplied by a positive factor."""
+        return Interval(low=self.low * factor, value=self.value * factor, high=self.high * factor)
+
+    def inverse(self) -> Interval:
+        """The interval of 1/x: seconds per token from tokens per second. Bounds must be positive."""
+        return Interval(low=1 / self.high, value=1 / self.value, high=1 / self.low)
+
+    def widened(self, factor: float) -> Interval:
+        """This interval with both half-widths multiplied by a factor >= 1; never below zero."""
+        return Interval(
+            low=max(0.0, self.value - (self.value - self.low) * factor),
+            value=self.value,
+            high=self.value + (self.high - self.value) * factor,
+        )
+
+    @property
+    def relative_half_width(self) -> float:
+        """Half the width over the value: 0.02 reads "within 2 %"; infinite when the value is zero."""
+        return (self.high - self.low) / 2 / self.value if self.value else math.inf
+
+
+def t95(degrees_of_freedom: int) -> float:
+    """The two-sided 95 % quantile of Student's t distribution; infinite below one degree."""
+    if degrees_of_freedom < 1:
+        return math.inf
+    if degrees_of_freedom <= len(_T95):
+        return _T95[degrees_of_freedom - 1]
+    # First term of the Cornish-Fisher expansion in 1/df: within 0.001 of the table from 30 on.
+    return _T95_LIMIT + (_T95_LIMIT**3 + _T95_LIMIT) / (4 * degrees_of_freedom)
+
+
+def mean(samples: Sequence[float]) -> float:
+    """The arithmetic mean of at least one sample."""
+    return math.fsum(samples) / len(samples)
+
+
+def stddev(samples: Sequence[float]) -> float:
+    """The sample standard deviation (n - 1); 0 for a single sample, whose spread is unknown."""
+    if len(samples) < 2:
+        return 0.0
+    centre = mean(samples)
+    return math.sqrt(math.fsum((x - centre) ** 2 for x in samples) / (len(samples) - 1))
+
+
+def median(samples: Sequence[float]) -> float:
+    """The median of at least one sample."""
+    return percentile(samples, 50)
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """The percentile by linear interpolation between order statistics (Hyndman-Fan type 7)."""
+    ordered = sorted(samples)
+    rank = (len(ordered) - 1) * percent / 100
+    below = math.floor(rank)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (rank - below)
+
+
+def confidence_interval(samples: Sequence[float]) -> Interval | None:
+    """The 95 % confidence interval of the mean by Student's t, or None below two samples.
+
+    The lower bound of a positive quantity is not allowed below zero.
+    """
+    if len(samples) < 2:
+        return None
+    centre = mean(samples)
+    half = t95(len(samples) - 1) * stddev(samples) / math.sqrt(len(samples))
+    low = centre - half
+    return Interval(
+        low=max(0.0, low) if min(samples) >= 0 else low, value=centre, high=centre + half
+    )

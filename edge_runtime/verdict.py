@@ -1,0 +1,330 @@
+"""Whether a device can run a model: pure arithmetic on evidence, with the reason in words.
+
+`judge` turns a measurement into a `Verdict`; `judge_evidence` does the same for evidence that was
+projected. No clock, no file, no machine is looked at here: the same record gives the same verdict
+anywhere. Wording for people stops at the cause and the next step; tables are made in `report`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .measurement import Basis, Measurement, Memory, Unavailable
+from .statistics import Interval
+from .units import format_bytes, format_rate
+
+DEFAULT_TOKENS_PER_S = 20.0
+"""The reading threshold: text that comes faster than most people read it."""
+
+HEADROOM_SHARE = 0.10
+"""Share of the memory a machine can give that is left free: other programs breathe too."""
+
+BANDWIDTH_BOUND_SHARE = 0.6
+"""From this share of the measured memory bandwidth on, bandwidth is called the limit of decoding."""
+
+
+class VerdictKind(enum.StrEnum):
+    """The three answers."""
+
+    VIABLE = "VIABLE"
+    BORDERLINE = "BORDERLINE"
+    NOT_VIABLE = "NOT VIABLE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What is asked of a device.
+
+    `decode_tokens_per_s` must be reached with `depth_tokens` already in the context;
+    `context_tokens` is the context that must fit the memory; `prompt_tokens` the prompt length the
+    time to first token is stated for.
+    """
+
+    decode_tokens_per_s: float = DEFAULT_TOKENS_PER_S
+    context_tokens: int = 4096
+    prompt_tokens: int = 256
+    name: str = "reading"
+
+    @property
+    def itl_limit_s(self) -> float:
+        """The inter-token latency that the rate stands for: 50 ms at 20 tokens/s."""
+        return 1 / self.decode_tokens_per_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFit:
+    """What a model needs in memory at the asked context, and what the machine can give, bytes."""
+
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    process_bytes: int
+    available_bytes: int | None
+
+    @property
+    def need_bytes(self) -> int:
+        """Weights, KV cache, compute buffers and the process itself together."""
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.process_bytes
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """What the machine can give less the headroom; None when it does not tell."""
+        if self.available_bytes is None:
+            return None
+        return int(self.available_bytes * (1 - HEADROOM_SHARE))
+
+    @property
+    def headroom_bytes(self) -> int | None:
+        """What stays free; negative when it does not fit; None when the machine does not tell."""
+        return None if self.available_bytes is None else self.available_bytes - self.need_bytes
+
+    @property
+    def kind(self) -> VerdictKind:
+        """VIABLE within the usable memory, BORDERLINE inside the headroom, else NOT VIABLE."""
+        if self.available_bytes is None or self.usable_bytes is None:
+            return VerdictKind.BORDERLINE
+        if self.need_bytes <= self.usable_bytes:
+            return VerdictKind.VIABLE
+        if self.need_bytes <= self.available_bytes:
+            return VerdictKind.BORDERLINE
+        return VerdictKind.NOT_VIABLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known of one model at one level on one machine, before it is judged.
+
+    `decode_tokens_per_s` holds at `depth_tokens` of context. `depth_s_per_token` is how much longer
+    one decode step takes per further token of context; None when only one depth is known.
+    `bandwidth_share` is the achieved share of the machine's measured memory bandwidth.
+    """
+
+    model: str
+    level: str
+    basis: Basis
+    decode_tokens_per_s: Interval | Unavailable
+    depth_tokens: int
+    prefill_tokens_per_s: Interval | None
+    memory: MemoryFit
+    itl_p90_s: float | None = None
+    depth_s_per_token: float | None = None
+    bandwidth_share: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The answer with everything it stands on."""
+
+    kind: VerdictKind
+    basis: Basis
+    decode_tokens_per_s: Interval | Unavailable
+    limit_tokens_per_s: float
+    memory: MemoryFit
+    itl_p90_s: float | None
+    itl_limit_s: float
+    ttft_s: Interval | None
+    prompt_tokens: int
+    context_tokens: int
+    longest_context_tokens: int | None
+    cause: str
+    next_step: str
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def exit_code(self) -> int:
+        """0 viable, 1 not viable, 3 borderline."""
+        return {VerdictKind.VIABLE: 0, VerdictKind.NOT_VIABLE: 1, VerdictKind.BORDERLINE: 3}[
+            self.kind
+        ]
+
+
+def judge(
+    measurement: Measurement, target: Target | None = None, *, kv_bytes: int | None = None
+) -> Verdict:
+    """Judges one measurement against a target.
+
+    The KV cache is taken from the engine's own buffer list, scaled to the asked context, unless
+    `kv_bytes` gives what it needs there (`ModelShape.kv_bytes`, exact with sliding windows).
+    """
+    target = target or Target()
+    return judge_evidence(evidence_of(measurement, target, kv_bytes=kv_bytes), target)
+
+
+def evidence_of(
+    measurement: Measurement, target: Target, *, kv_bytes: int | None = None
+) -> Evidence:
+    """The evidence a measurement holds for a target. A rate that was not measured is Unavailable."""
+    decode = measurement.decode_tokens_per_s
+    notes = tuple(f"disturbed: {flag}" for flag in measurement.noise.flags)
+    workload = measurement.workload
+    depth = workload.depth_tokens + workload.prompt_tokens + workload.generate_tokens // 2
+    return Evidence(
+        model=measurement.artifact.name,
+        level=measurement.artifact.level,
+        basis=measurement.basis,
+        decode_tokens_per_s=decode
+        or Unavailable(
+            reason=f"{workload.name} decodes nothing",
+            remedy="Measure a workload that generates tokens, such as tg128.",
+        ),
+        depth_tokens=depth,
+        prefill_tokens_per_s=measurement.prefill_tokens_per_s,
+        memory=_memory_fit(measurement, target, kv_bytes),
+        itl_p90_s=measurement.itl_s(90),
+        notes=notes,
+    )
+
+
+def _memory_fit(measurement: Measurement, target: Target, kv_bytes: int | None) -> MemoryFit:
+    """The engine's own buffers where they are listed; the file's size stands in for the weights."""
+    weights, kv, compute = measurement.artifact.size_bytes, 0, 0
+    process = 0
+    if isinstance(measurement.memory, Memory):
+        by_purpose: dict[str, int] = {}
+        for buffer in measurement.memory.buffers:
+            by_purpose[buffer.purpose] = by_purpose.get(buffer.purpose, 0) + buffer.size_bytes
+        weights = by_purpose.get("model", weights)
+        kv = by_purpose.get("kv", 0) + by_purpose.get("recurrent", 0)
+        compute = by_purpose.get("compute", 0) + by_purpose.get("output", 0)
+        process = measurement.memory.baseline_bytes
+    opened = measurement.options.context_tokens or 0
+    if kv_bytes is not None:
+        kv = kv_bytes
+    elif opened:
+        kv = kv * max(target.context_tokens, 1) // opened
+    return MemoryFit(
+        weights_bytes=weights,
+        kv_bytes=kv,
+        compute_bytes=compute,
+        process_bytes=process,
+        available_bytes=measurement.host.ram_available_bytes,
+    )
+
+
+def judge_evidence(
+    evidence: Evidence, target: Target, *, alternatives: Sequence[Evidence] = ()
+) -> Verdict:
+    """Judges evidence against a target.
+
+    The verdict is the worse of memory and speed. Speed is BORDERLINE when the interval of the
+    decode rate crosses the limit. `alternatives` are the same model at other levels; the next step
+    names the best of them that reads when this one does not.
+    """
+    speed = _speed_kind(evidence, target)
+    kind = _worse(speed, evidence.memory.kind)
+    cause, next_step = _explain(evidence, target, speed, alternatives)
+    prefill = evidence.prefill_tokens_per_s
+    return Verdict(
+        kind=kind,
+        basis=evidence.basis,
+        decode_tokens_per_s=evidence.decode_tokens_per_s,
+        limit_tokens_per_s=target.decode_tokens_per_s,
+        memory=evidence.memory,
+        itl_p90_s=evidence.itl_p90_s,
+        itl_limit_s=target.itl_limit_s,
+        ttft_s=prefill.inverse().scaled(target.prompt_tokens) if prefill and prefill.low else None,
+        prompt_tokens=target.prompt_tokens,
+        context_tokens=target.context_tokens,
+        longest_context_tokens=longest_context(evidence, target),
+        cause=cause,
+        next_step=next_step,
+        notes=evidence.notes,
+    )
+
+
+def longest_context(evidence: Evidence, target: Target) -> int | None:
+    """The longest context, tokens, at which decoding still reaches the target.
+
+    Linear in the context: step time = time at the measured depth + slope * further tokens.
+    None when the slope or the rate is not known; 0 when not even an empty context reads.
+    """
+    rate = evidence.decode_tokens_per_s
+    slope = evidence.depth_s_per_token
+    if isinstance(rate, Unavailable) or slope is None or slope <= 0:
+        return None
+    spare_s = target.itl_limit_s - 1 / rate.value
+    return max(0, int(evidence.depth_tokens + spare_s / slope))
+
+
+def _speed_kind(evidence: Evidence, target: Target) -> VerdictKind:
+    rate = evidence.decode_tokens_per_s
+    if isinstance(rate, Unavailable):
+        return VerdictKind.NOT_VIABLE
+    if rate.low >= target.decode_tokens_per_s:
+        return VerdictKind.VIABLE
+    if rate.high < target.decode_tokens_per_s:
+        return VerdictKind.NOT_VIABLE
+    return VerdictKind.BORDERLINE
+
+
+def _worse(one: VerdictKind, other: VerdictKind) -> VerdictKind:
+    order = (VerdictKind.VIABLE, VerdictKind.BORDERLINE, VerdictKind.NOT_VIABLE)
+    return max(one, other, key=order.index)
+
+
+def _explain(
+    evidence: Evidence, target: Target, speed: VerdictKind, alternatives: Sequence[Evidence]
+) -> tuple[str, str]:
+    """The limiting cause in words, and the next thing to try; empty next step when all is well."""
+    memory = evidence.memory
+    rate = evidence.decode_tokens_per_s
+    if memory.kind is not VerdictKind.VIABLE:
+        return _explain_memory(memory, alternatives)
+    if isinstance(rate, Unavailable):
+        return f"not measured: {rate.reason}", rate.remedy
+    limit = format_rate(target.decode_tokens_per_s)
+    if speed is VerdictKind.VIABLE:
+        reads = f"reads at {format_rate(rate.value)} tok/s"
+        longest = longest_context(evidence, target)
+        if longest is not None and longest < target.context_tokens:
+            return (
+                f"{reads}, but attention over the context slows it down",
+                f"The longest context that still reads at {limit} tok/s is {longest:,} tokens.",
+            )
+        return reads, ""
+    next_step = _faster_alternative(target, alternatives)
+    if not next_step and speed is VerdictKind.BORDERLINE:
+        next_step = "Measure longer on a quiet machine to narrow the interval."
+    return _bottleneck(evidence), next_step or "Try a smaller model."
+
+
+def _explain_memory(memory: MemoryFit, alternatives: Sequence[Evidence]) -> tuple[str, str]:
+    if memory.available_bytes is None:
+        return "memory: the machine does not say how much is free", ""
+    cause = (
+        f"memory: needs {format_bytes(memory.need_bytes)} of "
+        f"{format_bytes(memory.available_bytes)} free"
+    )
+    smaller = [other for other in alternatives if other.memory.kind is VerdictKind.VIABLE]
+    if smaller:
+        best = max(smaller, key=lambda other: other.memory.need_bytes)
+        return cause, f"{best.level} needs {format_bytes(best.memory.need_bytes)}."
+    if memory.kv_bytes > memory.need_bytes // 4:
+        return cause, "A shorter context or a q8_0 KV cache would need less."
+    return cause, "Close other programs, or try a smaller model."
+
+
+def _bottleneck(evidence: Evidence) -> str:
+    share = evidence.bandwidth_share
+    if share is None:
+        return "decode speed"
+    if share >= BANDWIDTH_BOUND_SHARE:
+        return f"memory bandwidth ({share:.0%} of what this machine reads)"
+    return f"computing ({share:.0%} of the memory bandwidth is used)"
+
+
+def _faster_alternative(target: Target, alternatives: Sequence[Evidence]) -> str:
+    faster = [
+        (other.decode_tokens_per_s.value, other)
+        for other in alternatives
+        if isinstance(other.decode_tokens_per_s, Interval)
+        and other.decode_tokens_per_s.value >= target.decode_tokens_per_s
+        and other.memory.kind is VerdictKind.VIABLE
+    ]
+    if not faster:
+        return ""
+    rate, best = max(faster, key=lambda pair: pair[0])
+    return f"{best.level} would read at {format_rate(rate)} tok/s."
