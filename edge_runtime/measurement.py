@@ -162,6 +162,16 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BandwidthReading:
+    """The measured read bandwidth of main memory, bytes/s, and how it was measured."""
+
+    bytes_per_s: Interval
+    working_set_bytes: int
+    threads: int
+    method: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One repetition, in nanoseconds of the monotonic clock.
 
@@ -303,7 +313,11 @@ class Noise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Everything known of one workload on one artifact on one host: the record."""
+    """Everything known of one workload on one artifact on one host: the record.
+
+    `options` are those in force, `requested` those asked for. `notes` say where the workload could
+    not be run to the letter.
+    """
 
     created: str
     tool_version: str
@@ -320,6 +334,8 @@ class Measurement:
     energy: Energy | Unavailable
     noise: Noise
     emulated: str | None = None
+    requested: SessionOptions | None = None
+    notes: tuple[str, ...] = ()
     schema: int = field(default=SCHEMA)
 
     @property
@@ -390,3 +406,40 @@ class Measurement:
         know.
         """
         return from_jsonable(cls, data, schema=SCHEMA)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellFailure:
+    """A workload that could not be measured, and why: it stays in the results beside the others.
+
+    `error` is the error's type name; `fact`, `cause` and `way_out` are its words.
+    """
+
+    created: str
+    tool_version: str
+    artifact: ArtifactRecord
+    requested: SessionOptions
+    workload: Workload
+    error: str
+    fact: str
+    cause: str
+    way_out: str
+    schema: int = field(default=SCHEMA)
+
+    def to_json(self) -> dict[str, object]:
+        """This record as plain JSON values, including the schema number."""
+        value = to_jsonable(self)
+        assert isinstance(value, dict)
+        return value
+
+    @classmethod
+    def from_json(cls, data: object) -> CellFailure:
+        """Reads back what `to_json` wrote. Raises FormatError."""
+        return from_jsonable(cls, data, schema=SCHEMA)
+
+
+def read_record(data: object) -> Measurement | CellFailure:
+    """Reads a measurement or a failed cell, whichever the data is. Raises FormatError."""
+    if isinstance(data, dict) and "fact" in data:
+        return CellFailure.from_json(data)
+    return Measurement.from_json(data)

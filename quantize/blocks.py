@@ -141,7 +141,7 @@ def _halves(values: npt.NDArray[np.float32]) -> Bytes:
 
 
 def _spread_over_nibbles(blocks: Bytes, scale: npt.NDArray[np.float32]) -> None:
-    """Puts IQ1_M's scale where it belongs: the top nibbles of the block's last four 16-bit words."""
+    """Puts IQ1_M's scale where it belongs: the top nibbles of the block's last four words."""
     words = blocks[:, 48:56].copy().view(np.uint16)
     halves = scale.astype(np.float16).view(np.uint16)
     for i in range(4):

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.artifact import Artifact, GGMLType, ModelShape, TensorShape
+from edge_runtime.artifact import Artifact, GGMLType, Level, ModelShape, TensorShape, levels
 from edge_runtime.artifact.keys import metadata_of
-from edge_runtime.artifact.levels import Level, level as level_named
 from edge_runtime.artifact.recipe import types_for
 
 from .blocks import Pool
@@ -38,7 +37,7 @@ def synthesize(
     bytes. Raises UnsupportedError for an unknown level, UsageError for an impossible depth and
     DiskError when the file cannot be written.
     """
-    recipe = level_named(level)
+    recipe = levels.level(level)
     metadata, tensors = _plan(shape, recipe, layers, seed)
     gguf.write(Path(out), metadata, tensors, progress=progress)
     return Artifact.open(Path(out))
@@ -46,7 +45,7 @@ def synthesize(
 
 def synthetic_bytes(shape: ModelShape, level: str, layers: int | None = None) -> int:
     """Returns the exact size of the file `synthesize` would write."""
-    return gguf.file_bytes(*_plan(shape, level_named(level), layers, 0))
+    return gguf.file_bytes(*_plan(shape, levels.level(level), layers, 0))
 
 
 def kept_layers(shape: ModelShape, level: str, layers: int) -> tuple[int, ...]:
@@ -58,7 +57,7 @@ def kept_layers(shape: ModelShape, level: str, layers: int) -> tuple[int, ...]:
     from first to last. Raises UsageError for an impossible depth.
     """
     shape.truncated(layers)
-    types = types_for(shape, level_named(level))
+    types = types_for(shape, levels.level(level))
     bytes_of: dict[int, int] = defaultdict(int)
     for tensor in shape.tensors:
         layer, _ = _split(tensor.name)
@@ -104,9 +103,7 @@ def _plan(
     return _metadata(cut, recipe, kept), tensors
 
 
-def _metadata(
-    shape: ModelShape, recipe: Level, kept: tuple[int, ...]
-) -> dict[str, gguf.Value]:
+def _metadata(shape: ModelShape, recipe: Level, kept: tuple[int, ...]) -> dict[str, gguf.Value]:
     metadata: dict[str, gguf.Value] = {
         **metadata_of(shape),
         "general.name": shape.name,

@@ -8,6 +8,13 @@ pairs, tied embeddings, float16). Refuses to know the GGUF format and the text i
     python scripts/train_tiny_model.py --out edge_runtime/tiny_model
 
 The directory appears whole or not at all: everything is written beside it first, then renamed.
+The held-out excerpt for the tests is written to `--heldout` at the end.
+
+The default run reads 3.9 million tokens in about 15 minutes on one core of a server, shared, and
+needs less than 1 GB. What comes out alike, as far as it was tried (torch 2.13.0 for CPU, Linux, one
+machine): the same seed and steps with `--threads 1` gave the same bytes in every file, twice; the
+text, the excerpt and the tokenizer are the same with two threads, but the weights are not (after 30
+steps the perplexity differed by 0.3 %). Another processor or another torch was not tried.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ name, then layer by layer by name. This module knows no types and no metadata.
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -61,6 +62,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "smollm3": Family(),
         "stablelm": Family(norm="layer", qk_norm="each_head", output="required"),
         "olmo2": Family(pre_norms=False, post_norms=True, qk_norm="all_heads", output="required"),
+        "olmoe": Family(qk_norm="all_heads", output="required"),
         "granite": Family(),
         "starcoder2": Family(norm="layer", feed_forward="plain"),
         "gpt2": Family(norm="layer", attention="fused", feed_forward="plain", position_table=True),
@@ -88,6 +90,7 @@ def family(architecture: str) -> Family:
         ) from None
 
 
+@functools.lru_cache(maxsize=256)
 def tensors_of(shape: ModelShape) -> tuple[TensorShape, ...]:
     """Every tensor of a model of this shape, in the quantizer's order.
 

@@ -40,7 +40,7 @@ def whole_file(out: Path, needed_bytes: int) -> Iterator[Path]:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             yield temporary
             _sync(temporary)
-            os.replace(temporary, out)
+            temporary.replace(out)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()

@@ -1,0 +1,228 @@
+"""`edge check` without a model: a few synthetic cells, a cost fit, and the catalogue judged by it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import EdgeError, UsageError
+from ..feasibility import (
+    CheckReport,
+    Phase,
+    Row,
+    memory_fit,
+    project,
+    recommend,
+    rows_of,
+    summarize,
+    work_of,
+)
+from ..fit import Cell, CostFit, fit_costs
+from ..measurement import Measurement, SessionOptions, Workload
+from ..verdict import Evidence, Target
+from .cells import Bench, open_bench
+from .machine import machine, report_of
+
+if TYPE_CHECKING:
+    from ..artifact import Artifact, ModelShape
+
+BENCH_SHAPES: tuple[tuple[str, int | None], ...] = (
+    ("qwen3-0.6b", None),
+    ("smollm2-135m", None),
+    ("llama-3.1-8b", 3),
+)
+"""What is measured to learn the machine's costs: (catalogue id, layers or all).
+
+A deep and narrow model (the cost per layer), one whose rows are no multiple of 256 (the types
+llama.cpp falls back to), and a wide one truncated in depth (the matrices of a large model)."""
+
+CELL = Workload(name="pp128+tg32", prompt_tokens=128, generate_tokens=32)
+DEPTH_TOKENS = 1536
+DEPTH_CELL = Workload(
+    name=f"tg16 @ d{DEPTH_TOKENS}", generate_tokens=16, depth_tokens=DEPTH_TOKENS
+)
+SHORTEST_CELL_S = 1.5
+"""A cell gets at least this long, whatever the budget: two runs and a warm-up of something small."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Learnt:
+    """What the cells gave: points for the two fits, and how much the engine repacks per level."""
+
+    decode: list[Cell]
+    prefill: list[Cell]
+    repack: dict[str, float]
+    process_bytes: list[int]
+
+
+def check_catalogue(
+    levels: Sequence[str],
+    target: Target,
+    options: SessionOptions,
+    budget_s: float,
+    say: Callable[[str], None],
+) -> CheckReport:
+    """Measures the bench cells within the budget and judges every catalogue model marked default.
+
+    Raises UsageError when the budget was too short to learn the costs, and whatever error all
+    cells had in common when none could be measured.
+    """
+    import profiles
+
+    from ..artifact import ModelShape
+
+    say("looking at the machine")
+    host, bandwidth = machine(options)
+    with open_bench(options, say) as bench:
+        learnt = _measure_bench(bench, levels, target, budget_s)
+        decode, prefill = _fits(learnt, bench)
+        rows: list[Row] = []
+        for entry in profiles.models().values():
+            if not entry.check_default:
+                continue
+            shape = ModelShape.from_config(entry.config, name=entry.id)
+            evidence = [
+                _evidence(shape, name, target, options, learnt, decode, prefill, host, bandwidth)
+                for name in levels
+            ]
+            weights = [shape.weight_bytes(name) for name in levels]
+            rows += rows_of(evidence, target, shape.parameters, weights)
+        rows.sort(key=lambda row: row.parameters)
+        fits = [summarize("decode", decode)]
+        if prefill:
+            fits.append(summarize("prefill", prefill))
+        return report_of(
+            bench,
+            host=host,
+            bandwidth=bandwidth,
+            target=target,
+            rows=tuple(rows),
+            fits=tuple(fits),
+            recommendation=recommend(rows, target),
+        )
+
+
+def _measure_bench(
+    bench: Bench, levels: Sequence[str], target: Target, budget_s: float
+) -> _Learnt:
+    import profiles
+
+    from ..artifact import ModelShape
+
+    learnt = _Learnt(decode=[], prefill=[], repack={}, process_bytes=[])
+    plan = [(name, layers, level) for name, layers in BENCH_SHAPES for level in levels]
+    left = len(plan) + 1
+    for number, (name, layers, level) in enumerate(plan):
+        shape = ModelShape.from_config(profiles.models()[name].config, name=name)
+
+        def one(
+            shape: ModelShape = shape,
+            level: str = level,
+            layers: int | None = layers,
+            share: int = left - number,
+            with_depth: bool = name == "smollm2-135m" and level == levels[0],
+        ) -> None:
+            with bench.synthetic(shape, level, layers=layers) as artifact:
+                _learn(bench, artifact, target, learnt, CELL, _cell_s(bench, budget_s, share))
+                if with_depth:
+                    seconds = _cell_s(bench, budget_s, share)
+                    _learn(bench, artifact, target, learnt, DEPTH_CELL, seconds)
+
+        bench.try_cell(f"{name} {level}", one)
+    return learnt
+
+
+def _cell_s(bench: Bench, budget_s: float, cells_left: int) -> float:
+    """The measuring time of the next cell: an equal share of what is left, less making and loading."""
+    return max(SHORTEST_CELL_S, 0.6 * (budget_s - bench.elapsed_s()) / max(cells_left, 1))
+
+
+def _learn(
+    bench: Bench,
+    artifact: Artifact,
+    target: Target,
+    learnt: _Learnt,
+    workload: Workload,
+    seconds: float,
+) -> None:
+    from ..profiler import Plan
+
+    plan = Plan(min_runs=2, max_runs=6, target_relative_half_width=0.03, budget_s=seconds)
+    measurement = bench.measure(
+        artifact, workload, plan, context_tokens=min(target.context_tokens, 2048)
+    )
+    label = f"{artifact.shape.name} {artifact.level} {workload.name}"
+    depth = workload.depth_tokens + workload.prompt_tokens + workload.generate_tokens // 2
+    if rate := measurement.decode_tokens_per_s:
+        work = work_of(artifact.shape, artifact.tensors, Phase.DECODE, depth)
+        learnt.decode.append(Cell(label=label, work=work, seconds=rate.inverse()))
+    if rate := measurement.prefill_tokens_per_s:
+        work = work_of(artifact.shape, artifact.tensors, Phase.PREFILL)
+        learnt.prefill.append(Cell(label=label, work=work, seconds=rate.inverse()))
+    _learn_memory(artifact, measurement, learnt)
+
+
+def _learn_memory(artifact: Artifact, measurement: Measurement, learnt: _Learnt) -> None:
+    from ..measurement import Memory
+
+    if not isinstance(measurement.memory, Memory):
+        return
+    held = sum(b.size_bytes for b in measurement.memory.buffers if b.purpose == "model")
+    if held and artifact.weight_bytes:
+        learnt.repack[artifact.level] = max(
+            learnt.repack.get(artifact.level, 0.0), held / artifact.weight_bytes - 1
+        )
+    learnt.process_bytes.append(measurement.memory.baseline_bytes)
+
+
+def _fits(learnt: _Learnt, bench: Bench) -> tuple[CostFit, CostFit | None]:
+    if not learnt.decode:
+        raise EdgeError(
+            "Nothing could be measured.",
+            cause=bench.failures[0] if bench.failures else "",
+            way_out="edge doctor says what is missing.",
+        )
+    try:
+        prefill = fit_costs(learnt.prefill)
+    except UsageError as error:
+        bench.failures.append(f"time to first token: {error}")
+        prefill = None
+    return fit_costs(learnt.decode), prefill
+
+
+def _evidence(
+    shape: ModelShape,
+    level: str,
+    target: Target,
+    options: SessionOptions,
+    learnt: _Learnt,
+    decode: CostFit,
+    prefill: CostFit | None,
+    host: object,
+    bandwidth: object,
+) -> Evidence:
+    from ..measurement import BandwidthReading, Host, Unavailable
+
+    assert isinstance(host, Host)
+    assert isinstance(bandwidth, BandwidthReading | Unavailable)
+    memory = memory_fit(
+        shape,
+        level,
+        target,
+        options,
+        available_bytes=host.ram_available_bytes,
+        repack_share=learnt.repack.get(level, 0.0),
+    )
+    if learnt.process_bytes:
+        memory = dataclasses.replace(memory, process_bytes=max(learnt.process_bytes))
+    return project(
+        shape,
+        level,
+        target,
+        decode=decode,
+        prefill=prefill,
+        memory=memory,
+        bandwidth=bandwidth,
+    )

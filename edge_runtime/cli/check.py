@@ -1,0 +1,197 @@
+"""`edge check`: which models this machine can run, at which level, how fast, and how sure that is.
+
+This file reads the arguments and shows the answer; `cells` makes and measures, `catalogue_check` and
+`model_check` decide which cells, `feasibility` and `verdict` say what they mean.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import EdgeError, UsageError
+from ..measurement import SessionOptions
+
+if TYPE_CHECKING:
+    from ..feasibility import CheckReport
+    from ..verdict import Target
+
+
+def check(
+    model: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="GGUF file, directory, config.json, hf:owner/repo, or a catalogue name such as "
+            "qwen2.5-1.5b. Without one, the shipped catalogue is checked.",
+            show_default=False,
+        ),
+    ] = None,
+    level: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--level", "-l",
+            help="Quantization level; repeat it or separate by commas.",
+            show_default="Q8_0,Q4_K_M,Q4_0",
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", help="Wanted tok/s, or a preset: reading, silent-reading, speech ..."
+        ),
+    ] = "reading",
+    language: Annotated[
+        str, typer.Option("--language", help="Language of the text, for the preset's rate.")
+    ] = "en",
+    context: Annotated[
+        int, typer.Option("--context", "-c", min=64, help="Context that must fit, tokens.")
+    ] = 4096,
+    prompt_tokens: Annotated[
+        int, typer.Option("--prompt-tokens", "-p", min=1, help="Prompt length, tokens.")
+    ] = 256,
+    budget: Annotated[
+        str,
+        typer.Option(
+            "--budget", help="Time to measure, such as 60s or 3m.", show_default="60s; 60s a model"
+        ),
+    ] = "60s",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", "-t", min=1, help="Threads.", show_default="usable cores"),
+    ] = None,
+    gpu_layers: Annotated[
+        int | None, typer.Option("--gpu-layers", "-ngl", min=0, help="Layers on the GPU.")
+    ] = None,
+    kv_type: Annotated[
+        str, typer.Option("--kv-type", help="Type of the KV cache: f16, q8_0 or q4_0.")
+    ] = "f16",
+    backend: Annotated[
+        str, typer.Option("--backend", help="Inference engine that runs the models.")
+    ] = "llama_cpp",
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on stdout.")
+    ] = False,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Also write that document to a file.")
+    ] = None,
+) -> None:
+    """Says which models this device can run, how fast, and how sure that is."""
+    from ..units import parse_duration_s
+    from ..verdict import Target
+    from .catalogue_check import check_catalogue
+    from .model_check import check_models
+    from .progress import Progress
+
+    if context < prompt_tokens:
+        raise UsageError(f"A prompt of {prompt_tokens} tokens does not fit a context of {context}.")
+    budget_s = parse_duration_s(budget)
+    if budget_s <= 0:
+        raise UsageError("The budget must be positive.", way_out="Write it like 60s or 3m.")
+    rate, name = _rate_of(target, language)
+    asked = Target(
+        decode_tokens_per_s=rate, context_tokens=context, prompt_tokens=prompt_tokens, name=name
+    )
+    options = SessionOptions(
+        backend=backend,
+        threads=threads,
+        gpu_layers=gpu_layers,
+        kv_type_k=_kv_type(kv_type),
+        kv_type_v=_kv_type(kv_type),
+    )
+    levels = _levels(level)
+    _refuse_unwritable(save)
+    with Progress(budget_s if not model else None) as progress:
+        report = (
+            check_models(model, levels, asked, options, budget_s, progress.say)
+            if model
+            else check_catalogue(levels, asked, options, budget_s, progress.say)
+        )
+    _show(report, json_output=json_output, save=save)
+    raise typer.Exit(report.exit_code)
+
+
+def _rate_of(target: str, language: str) -> tuple[float, str]:
+    from profiles import reading
+
+    try:
+        rate = float(target)
+    except ValueError:
+        try:
+            rate, source = reading.needed_tokens_per_s(target, language)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        return rate, f"{target}, {source}"
+    if not 0 < rate < 1e6:
+        raise UsageError(f"A target of {target} tok/s makes no sense.")
+    return rate, "as asked"
+
+
+def _levels(asked: list[str] | None) -> tuple[str, ...]:
+    from ..artifact import level
+    from ..feasibility import DEFAULT_LEVELS
+
+    names = [part.strip() for item in asked or [] for part in item.split(",") if part.strip()]
+    if not names:
+        return DEFAULT_LEVELS
+    return tuple(dict.fromkeys(level(name).name for name in names))
+
+
+def _kv_type(text: str) -> str:
+    if text not in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"):
+        raise UsageError(f"{text!r} is no KV cache type.", way_out="Use f16, q8_0 or q4_0.")
+    return text
+
+
+def _refuse_unwritable(save: Path | None) -> None:
+    """A minute of measuring must not end in a failed write that could be foreseen."""
+    if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
+        raise UsageError(
+            f"{save} cannot be written.", way_out="Name a file in a folder that exists."
+        )
+
+
+def _show(report: CheckReport, *, json_output: bool, save: Path | None) -> None:
+    import json
+
+    from rich.console import Console
+
+    from ..codec import to_jsonable
+    from ..report.check import render_check
+
+    if json_output or save:
+        document = json.dumps(to_jsonable(report), indent=1, ensure_ascii=False)
+        if save:
+            _write_whole(save, document)
+        if json_output:
+            sys.stdout.write(document + "\n")
+            return
+    console = Console()
+    if not console.is_terminal:
+        # A pipe has no width; the table must not be cut to a guess.
+        console = Console(width=120)
+    console.print(render_check(report))
+    if save:
+        typer.echo(f"saved: {save}", err=True)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes a file so that it is either there in full or not at all."""
+    import os
+    import tempfile
+
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                out.write(text + "\n")
+                out.flush()
+                os.fsync(out.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise EdgeError(f"{path} was not written.", cause=f"{error.strerror or error}.") from error

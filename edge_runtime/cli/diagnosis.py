@@ -1,0 +1,179 @@
+"""What `edge doctor` looks for: one small probe per thing, each with its remedy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import __version__
+from ..errors import EdgeError
+from ..measurement import Gpu, SessionOptions, Unavailable
+from ..report.doctor import Diagnosis, Finding
+from ..units import format_bytes
+
+SMALL_DISK_BYTES = 3 * 1024**3
+"""Below this much free space a check may not be able to make its synthetic models."""
+
+
+def diagnose() -> Diagnosis:
+    """Looks for everything. Takes about two seconds: the memory bandwidth is measured."""
+    from ..profiler import detect_host
+    from .machine import machine
+
+    engine, gpus = _engine()
+    try:
+        host, bandwidth = machine(SessionOptions())
+    except EdgeError as error:
+        host = detect_host(gpus=gpus)
+        bandwidth = Unavailable(reason=error.fact, remedy=error.way_out)
+    findings = (
+        Finding(name="edge-runtime", found=f"{__version__} on Python {sys.version.split()[0]}"),
+        engine,
+        _gpu(gpus),
+        _onnxruntime(),
+        _extra("huggingface_hub", "hf:owner/repo models", "hub"),
+        _catalogue(),
+        *_places(),
+        *_energy(),
+        *_instruments(),
+    )
+    return Diagnosis(host=host, bandwidth=bandwidth, findings=findings)
+
+
+def _engine() -> tuple[Finding, tuple[Gpu, ...]]:
+    from ..backends import backend
+
+    try:
+        llama = backend("llama_cpp")
+        engine = llama.engine()
+        gpus = llama.gpus()
+    except EdgeError as error:
+        why = Unavailable(reason=f"{error.fact} {error.cause}".strip(), remedy=error.way_out)
+        return Finding(name="llama.cpp engine", found=why, needed=True), ()
+    build = f": {engine.build}" if engine.build else ""
+    return Finding(name="llama.cpp engine", found=f"{engine.version}{build}", needed=True), gpus
+
+
+def _gpu(gpus: tuple[Gpu, ...]) -> Finding:
+    if gpus:
+        return Finding(name="GPU offload", found=", ".join(gpu.name for gpu in gpus))
+    return Finding(
+        name="GPU offload",
+        found=Unavailable(
+            reason="this build of llama-cpp-python drives the CPU only",
+            remedy="With a GPU: CMAKE_ARGS='-DGGML_CUDA=on' (or -DGGML_VULKAN=on, "
+            "-DGGML_METAL=on) pip install --force-reinstall --no-binary llama-cpp-python "
+            "llama-cpp-python",
+        ),
+    )
+
+
+def _onnxruntime() -> Finding:
+    try:
+        version = importlib.metadata.version("onnxruntime")
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(
+            name="ONNX Runtime",
+            found=Unavailable(
+                reason="the package onnxruntime is not installed",
+                remedy="pip install onnxruntime",
+            ),
+        )
+    return Finding(
+        name="ONNX Runtime",
+        found=Unavailable(
+            reason=f"{version} is installed, but this version of edge-runtime runs GGUF only",
+            remedy="Use a GGUF of the model.",
+        ),
+    )
+
+
+def _extra(module: str, purpose: str, extra: str) -> Finding:
+    if importlib.util.find_spec(module) is not None:
+        return Finding(name=purpose, found=f"{module} {importlib.metadata.version(module)}")
+    return Finding(
+        name=purpose,
+        found=Unavailable(
+            reason=f"the package {module} is not installed",
+            remedy=f"pip install 'edge-runtime[{extra}]'",
+        ),
+    )
+
+
+def _catalogue() -> Finding:
+    import profiles
+
+    return Finding(name="model catalogue", found=f"{len(profiles.models())} model shapes")
+
+
+def _places() -> Iterator[Finding]:
+    from ..sources import cache_directory
+
+    cache = cache_directory()
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        yield Finding(
+            name="cache folder",
+            found=Unavailable(
+                reason=f"{cache} cannot be written",
+                remedy="Set EDGE_CACHE_DIR to a folder that can.",
+            ),
+        )
+        return
+    free = shutil.disk_usage(existing).free
+    if free < SMALL_DISK_BYTES:
+        yield Finding(
+            name="cache folder",
+            found=Unavailable(
+                reason=f"only {format_bytes(free)} free at {cache}",
+                remedy="Free some space, or set EDGE_CACHE_DIR to a folder on a larger disk.",
+            ),
+        )
+    else:
+        yield Finding(name="cache folder", found=f"{cache}, {format_bytes(free)} free")
+
+
+def _energy() -> Iterator[Finding]:
+    from ..profiler.energy import discover
+
+    discovery = discover()
+    for sensor in discovery.sensors:
+        yield Finding(name="energy", found=f"{sensor.id} ({sensor.scope})")
+    for refusal in discovery.refusals:
+        yield Finding(name=f"energy: {refusal.name}", found=refusal.why)
+
+
+def _instruments() -> Iterator[Finding]:
+    from ..profiler.memory import memory_source
+    from ..profiler.thermal import frequency_hz, throttle_state
+
+    memory = memory_source()
+    yield Finding(
+        name="memory by phase",
+        found=memory if isinstance(memory, Unavailable) else "resident, anonymous and file-backed",
+    )
+    frequency = frequency_hz()
+    yield Finding(
+        name="CPU frequency",
+        found=f"{frequency / 1e9:.2f} GHz now"
+        if frequency is not None
+        else Unavailable(reason="the system does not tell", remedy=_guest_remedy()),
+    )
+    yield Finding(
+        name="throttling",
+        found="counters are readable"
+        if throttle_state().observable
+        else Unavailable(reason="not observable here", remedy=_guest_remedy()),
+    )
+
+
+def _guest_remedy() -> str:
+    """Counters of the real CPU are seldom shown to a guest."""
+    if Path("/proc/cpuinfo").exists() and "hypervisor" in Path("/proc/cpuinfo").read_text():
+        return "This is a virtual machine; measure on the host itself."
+    return ""

@@ -1,0 +1,309 @@
+"""`edge check MODEL...`: exactly those models, real files as they are, shapes by synthetic artifacts."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import EdgeError, UsageError
+from ..feasibility import (
+    CheckReport,
+    Phase,
+    Row,
+    bandwidth_share,
+    memory_fit,
+    recommend,
+    rows_of,
+    work_of,
+)
+from ..fit import extend_depth
+from ..measurement import (
+    BandwidthReading,
+    Basis,
+    Host,
+    Measurement,
+    SessionOptions,
+    Unavailable,
+    Workload,
+)
+from ..statistics import Interval
+from ..verdict import Evidence, MemoryFit, Target, VerdictKind, evidence_of
+from .cells import DISK_LIMIT_BYTES, Bench, open_bench
+from .machine import machine, report_of
+
+if TYPE_CHECKING:
+    from ..artifact import Artifact, ModelShape
+
+GENERATE_TOKENS = 48
+DEPTH_STEPS = 16
+DEPTH_FACTOR = 4
+"""The second depth is this many prompts deep: far enough apart to tell the slope from noise."""
+TRUNCATED_BYTES = 1024**3
+"""A model too large to be made whole is measured at the depth that comes nearest this size: well
+above any last-level cache, well below the disk limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setting:
+    """What every cell of one check shares."""
+
+    bench: Bench
+    target: Target
+    options: SessionOptions
+    host: Host
+    bandwidth: BandwidthReading | Unavailable
+    seconds: float
+
+
+def check_models(
+    models: Sequence[str],
+    levels: Sequence[str],
+    target: Target,
+    options: SessionOptions,
+    budget_s: float,
+    say: Callable[[str], None],
+) -> CheckReport:
+    """Measures each model within the budget for each, and judges it.
+
+    Raises whatever error naming or opening a model gives; a cell that fails while it is measured
+    stays in the table with its reason.
+    """
+    subjects = [resolve(model) for model in models]
+    say("looking at the machine")
+    host, bandwidth = machine(options)
+    with open_bench(options, say) as bench:
+        rows: list[Row] = []
+        for subject in subjects:
+            cells = 1 if not isinstance(subject, _shape_type()) else len(levels)
+            setting = _Setting(
+                bench=bench,
+                target=target,
+                options=options,
+                host=host,
+                bandwidth=bandwidth,
+                seconds=max(2.0, 0.5 * budget_s / cells),
+            )
+            rows += _check_subject(setting, subject, levels)
+        return report_of(
+            bench,
+            host=host,
+            bandwidth=bandwidth,
+            target=target,
+            rows=tuple(rows),
+            fits=(),
+            recommendation=recommend(rows, target),
+        )
+
+
+def _shape_type() -> type[ModelShape]:
+    from ..artifact import ModelShape
+
+    return ModelShape
+
+
+def resolve(model: str) -> Artifact | ModelShape:
+    """What a name on the command line means: a file's artifact, or a shape to be synthesized.
+
+    Raises UsageError for a name that is neither in the catalogue nor on the disk.
+    """
+    import profiles
+
+    from ..artifact import Artifact, ModelShape
+    from ..artifact.checkpoint import read_config
+    from ..sources import resolve as resolve_source
+
+    catalogue = profiles.models()
+    if (entry := catalogue.get(model.lower())) is not None and not Path(model).exists():
+        return ModelShape.from_config(entry.config, name=entry.id)
+    if not model.startswith("hf:") and not Path(model).exists():
+        near = difflib.get_close_matches(model.lower(), list(catalogue), n=3, cutoff=0.4)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UsageError(
+            f"{model!r} is neither a file nor a catalogue name.{hint}",
+            way_out="Known names: " + ", ".join(catalogue),
+        )
+    path = Path(model)
+    if path.name != "config.json":
+        path = resolve_source(model)
+    if path.is_dir() or path.name == "config.json":
+        folder = path if path.is_dir() else path.absolute().parent
+        return ModelShape.from_config(read_config(path), name=folder.name)
+    return Artifact.open(path)
+
+
+def _check_subject(
+    setting: _Setting, subject: Artifact | ModelShape, levels: Sequence[str]
+) -> tuple[Row, ...]:
+    if not isinstance(subject, _shape_type()):
+        assert not isinstance(subject, _shape_type())
+        evidence = [_measure_artifact(setting, subject)]
+        return rows_of(
+            evidence, setting.target, subject.parameters, [subject.weight_bytes]
+        )
+    found = [_measure_shape(setting, subject, level) for level in levels]
+    weights = [subject.weight_bytes(level) for level in levels]
+    return rows_of(found, setting.target, subject.parameters, weights)
+
+
+def _unmeasured(
+    setting: _Setting, shape: ModelShape, level: str, basis: Basis, reason: Unavailable,
+    memory: MemoryFit,
+) -> Evidence:
+    return Evidence(
+        model=shape.name,
+        level=level,
+        basis=basis,
+        decode_tokens_per_s=reason,
+        depth_tokens=setting.target.prompt_tokens,
+        prefill_tokens_per_s=None,
+        memory=memory,
+    )
+
+
+def _measure_shape(setting: _Setting, shape: ModelShape, level: str) -> Evidence:
+    """A shape at one level: whole where it fits the disk limit, else from two truncated depths."""
+    from quantize import synthetic_bytes
+
+    memory = memory_fit(
+        shape,
+        level,
+        setting.target,
+        setting.options,
+        available_bytes=setting.host.ram_available_bytes,
+    )
+    whole = synthetic_bytes(shape, level)
+    try:
+        if whole <= DISK_LIMIT_BYTES and memory.kind is not VerdictKind.NOT_VIABLE:
+            with setting.bench.synthetic(shape, level) as artifact:
+                return _measure_artifact(setting, artifact)
+        return _measure_truncated(setting, shape, level, memory)
+    except EdgeError as error:
+        reason = Unavailable(reason=error.fact, remedy=error.way_out)
+        setting.bench.failures.append(f"{shape.name} {level}: {error}")
+        return _unmeasured(setting, shape, level, Basis.SYNTHETIC, reason, memory)
+
+
+def _workload(target: Target) -> Workload:
+    return Workload(
+        name=f"pp{target.prompt_tokens}+tg{GENERATE_TOKENS}",
+        prompt_tokens=target.prompt_tokens,
+        generate_tokens=GENERATE_TOKENS,
+    )
+
+
+def _depth_workload(target: Target) -> Workload | None:
+    depth = min(DEPTH_FACTOR * target.prompt_tokens, target.context_tokens - DEPTH_STEPS)
+    if depth < 2 * target.prompt_tokens:
+        return None
+    return Workload(
+        name=f"tg{DEPTH_STEPS} @ d{depth}", generate_tokens=DEPTH_STEPS, depth_tokens=depth
+    )
+
+
+def _measure_artifact(setting: _Setting, artifact: Artifact) -> Evidence:
+    """The evidence of one file: prefill and decode at the asked prompt, then decode further in."""
+    from ..profiler import Plan
+
+    target, bench = setting.target, setting.bench
+    shape = artifact.shape
+    near = bench.measure(
+        artifact,
+        _workload(target),
+        Plan(budget_s=setting.seconds * 0.6),
+        context_tokens=target.context_tokens,
+    )
+    kv = shape.kv_bytes(
+        target.context_tokens, setting.options.kv_type_k, setting.options.kv_type_v
+    )
+    evidence = evidence_of(near, target, kv_bytes=kv)
+    slope = None
+    if deep_workload := _depth_workload(target):
+        try:
+            deep = bench.measure(
+                artifact,
+                deep_workload,
+                Plan(min_runs=2, max_runs=4, budget_s=setting.seconds * 0.4),
+                context_tokens=target.context_tokens,
+            )
+            slope = _slope(near, deep, deep_workload.depth_tokens)
+        except EdgeError as error:
+            bench.failures.append(f"{shape.name} {artifact.level} {deep_workload.name}: {error}")
+    work = work_of(shape, artifact.tensors, Phase.DECODE, evidence.depth_tokens)
+    return dataclasses.replace(
+        evidence,
+        model=shape.name,
+        depth_s_per_token=slope,
+        bandwidth_share=bandwidth_share(work, evidence.decode_tokens_per_s, setting.bandwidth),
+    )
+
+
+def _slope(near: Measurement, deep: Measurement, depth: int) -> float | None:
+    """Seconds per step that one more token of context costs, between the two measured depths."""
+    near_rate, deep_rate = near.decode_tokens_per_s, deep.decode_tokens_per_s
+    if near_rate is None or deep_rate is None:
+        return None
+    near_depth = near.workload.prompt_tokens + near.workload.generate_tokens / 2
+    deep_depth = depth + deep.workload.generate_tokens / 2
+    return (1 / deep_rate.value - 1 / near_rate.value) / (deep_depth - near_depth)
+
+
+def _measure_truncated(
+    setting: _Setting, shape: ModelShape, level: str, memory: MemoryFit
+) -> Evidence:
+    """A model too large to make: one layer and as many as fit, extended along the line."""
+    from quantize import synthetic_bytes
+
+    layers = shape.layers
+    while layers > 2 and synthetic_bytes(shape, level, layers=layers) > TRUNCATED_BYTES:
+        layers -= 1
+    found: list[tuple[int, Evidence]] = []
+    for depth in (1, layers):
+        with setting.bench.synthetic(shape, level, layers=depth) as artifact:
+            found.append((depth, _measure_artifact(setting, artifact)))
+    (_, shallow), (_, deep) = found
+    decode = _extended(shape, found, [e.decode_tokens_per_s for _, e in found])
+    prefill = _extended(shape, found, [e.prefill_tokens_per_s for _, e in found])
+    slope = None
+    if shallow.depth_s_per_token is not None and deep.depth_s_per_token is not None:
+        slope = deep.depth_s_per_token * shape.layers / layers
+    rate: Interval | Unavailable = decode or Unavailable(reason="the truncated cells gave no rate")
+    note = f"measured with 1 and {layers} of {shape.layers} layers and extended to all of them"
+    # The engine's own compute buffers, and the share it repacks, as the deeper cell had them.
+    repacked = deep.memory.weights_bytes / max(shape.truncated(layers).weight_bytes(level), 1)
+    return Evidence(
+        model=shape.name,
+        level=level,
+        basis=Basis.SYNTHETIC,
+        decode_tokens_per_s=rate,
+        depth_tokens=deep.depth_tokens,
+        prefill_tokens_per_s=prefill,
+        memory=dataclasses.replace(
+            memory,
+            weights_bytes=int(memory.weights_bytes * max(repacked, 1.0)),
+            compute_bytes=deep.memory.compute_bytes,
+            process_bytes=deep.memory.process_bytes,
+        ),
+        depth_s_per_token=slope,
+        bandwidth_share=deep.bandwidth_share,
+        notes=(*deep.notes, note),
+    )
+
+
+def _extended(
+    shape: ModelShape,
+    found: Sequence[tuple[int, Evidence]],
+    rates: Sequence[Interval | Unavailable | None],
+) -> Interval | None:
+    points = [
+        (layers, rate.inverse())
+        for (layers, _), rate in zip(found, rates, strict=True)
+        if isinstance(rate, Interval) and rate.low > 0
+    ]
+    if len(points) != 2:
+        return None
+    seconds = extend_depth(points[0], points[1], shape.layers)
+    return seconds.inverse() if seconds.low > 0 else None

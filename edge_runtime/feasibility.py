@@ -1,0 +1,314 @@
+"""From measured cells to a table of models: what one machine's measurements say of a catalogue.
+
+Pure functions of shapes, fits and measurements: which work a decode step is, what memory a model
+needs, which rows a check has, and which of them to recommend. Nothing is run or read here.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .artifact import ModelShape, TensorInfo, level, types_for
+from .fit import CostFit, Work
+from .measurement import BandwidthReading, Basis, Host, Measurement, SessionOptions, Unavailable
+from .statistics import Interval
+from .units import format_bytes, format_duration, format_rate
+from .verdict import Evidence, MemoryFit, Target, Verdict, VerdictKind, judge_evidence
+
+DEFAULT_LEVELS = ("Q8_0", "Q4_K_M", "Q4_0")
+"""What a check lists unless asked otherwise: near-lossless, the usual choice, the fast one."""
+
+PROCESS_BYTES = 96 * 1024**2
+"""Interpreter, engine code and tokenizer of a minimal process, where it was not measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One model at one level: the evidence and the verdict it got."""
+
+    model: str
+    parameters: int
+    level: str
+    weights_bytes: int
+    verdict: Verdict
+    failure: Unavailable | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSummary:
+    """A cost fit in the terms a reader can check: rates per tensor type, error, cells."""
+
+    what: str
+    cells: int
+    relative_error: float
+    seconds_per_layer: float
+    rates: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """Everything an `edge check` found: the machine, the rows, and what they rest on."""
+
+    created: str
+    tool_version: str
+    host: Host
+    bandwidth: BandwidthReading | Unavailable
+    target: Target
+    rows: tuple[Row, ...]
+    fits: tuple[FitSummary, ...]
+    measurements: tuple[Measurement, ...]
+    failures: tuple[str, ...]
+    elapsed_s: float
+    peak_disk_bytes: int
+    recommendation: str
+    schema: int = 1
+
+    @property
+    def exit_code(self) -> int:
+        """0 when anything is viable, else 3 when anything is borderline, else 1."""
+        kinds = {row.verdict.kind for row in self.rows}
+        if VerdictKind.VIABLE in kinds:
+            return 0
+        return 3 if VerdictKind.BORDERLINE in kinds else 1
+
+
+class Phase(enum.Enum):
+    """Which of the two costs a work describes."""
+
+    DECODE = "decode"
+    PREFILL = "prefill"
+
+
+def work_of(shape: ModelShape, tensors: Iterable[TensorInfo], phase: Phase, depth: int = 0) -> Work:
+    """The work of one token over the tensors a file really has.
+
+    Decoding reads the bytes of every weight matrix once, prefill multiplies every weight of the
+    layers by each token (counted in weights; the output matrix works for the last token only).
+    Vectors (norms, biases) belong to the cost per layer.
+    """
+    amounts: dict[str, float] = {}
+    for tensor in tensors:
+        _add(amounts, shape, tensor.name, tensor.dims, tensor.type.name, tensor.size_bytes, phase)
+    return Work(
+        layers=shape.layers,
+        bytes_by_type=amounts,
+        kv_bytes=_kv_bytes_read(shape, depth) if phase is Phase.DECODE else 0.0,
+    )
+
+
+def planned_work(shape: ModelShape, level_name: str, phase: Phase, depth: int = 0) -> Work:
+    """The work of one token of a model that was not made: types by llama.cpp's own recipe."""
+    types = types_for(shape, level(level_name))
+    amounts: dict[str, float] = {}
+    for tensor in shape.tensors:
+        kind = types[tensor.name]
+        size = kind.size_bytes(tensor.dims)
+        _add(amounts, shape, tensor.name, tensor.dims, kind.name, size, phase)
+    return Work(
+        layers=shape.layers,
+        bytes_by_type=amounts,
+        kv_bytes=_kv_bytes_read(shape, depth) if phase is Phase.DECODE else 0.0,
+    )
+
+
+def _add(
+    amounts: dict[str, float],
+    shape: ModelShape,
+    name: str,
+    dims: tuple[int, ...],
+    type_name: str,
+    size_bytes: int,
+    phase: Phase,
+) -> None:
+    rows = math.prod(dims[1:])
+    if rows <= 1:
+        return
+    read = shape.bytes_read(name, size_bytes, dims)
+    if read <= size_bytes // rows:
+        return  # a table that is looked up, one row of it
+    if phase is Phase.DECODE:
+        amounts[type_name] = amounts.get(type_name, 0.0) + read
+    elif not name.startswith(("token_embd", "output.")):
+        weights = dims[0] * rows * read / size_bytes
+        amounts[type_name] = amounts.get(type_name, 0.0) + weights
+
+
+def _kv_bytes_read(shape: ModelShape, depth: int) -> float:
+    """The bytes of KV cache that one decode step reads at a depth, f16, windows honoured."""
+    if not depth:
+        return 0.0
+    cell = shape.kv_bytes_per_token() / shape.layers
+    windowed = sum(shape.sliding_layers)
+    seen = min(depth, shape.sliding_window) if shape.sliding_window else depth
+    return cell * ((shape.layers - windowed) * depth + windowed * seen)
+
+
+def compute_buffer_bytes(shape: ModelShape, options: SessionOptions) -> int:
+    """About what llama.cpp plans for activations at a micro-batch, bytes.
+
+    The largest graph node holds one float32 row of logits per token of the micro-batch; a handful
+    of hidden- and feed-forward-wide rows live beside it. Used only where nothing was measured.
+    """
+    width = shape.vocabulary_tokens + 4 * shape.hidden + 2 * max(shape.intermediate, shape.hidden)
+    return 4 * options.micro_batch_tokens * width
+
+
+def memory_fit(
+    shape: ModelShape,
+    level_name: str,
+    target: Target,
+    options: SessionOptions,
+    *,
+    available_bytes: int | None,
+    repack_share: float = 0.0,
+    process_bytes: int = PROCESS_BYTES,
+) -> MemoryFit:
+    """What a model needs at the target's context, computed from its shape.
+
+    `repack_share` is the share of the weights that the engine holds a second time in a layout of
+    its own on this machine, as measured on a cell of the same level.
+    """
+    weights = shape.weight_bytes(level_name)
+    return MemoryFit(
+        weights_bytes=int(weights * (1 + repack_share)),
+        kv_bytes=shape.kv_bytes(target.context_tokens, options.kv_type_k, options.kv_type_v),
+        compute_bytes=compute_buffer_bytes(shape, options),
+        process_bytes=process_bytes,
+        available_bytes=available_bytes,
+    )
+
+
+def project(
+    shape: ModelShape,
+    level_name: str,
+    target: Target,
+    *,
+    decode: CostFit,
+    prefill: CostFit | None,
+    memory: MemoryFit,
+    bandwidth: BandwidthReading | Unavailable,
+) -> Evidence:
+    """The evidence for a model that did not run, from this machine's fitted costs."""
+    work = planned_work(shape, level_name, Phase.DECODE, target.prompt_tokens)
+    seconds = decode.predict(work)
+    per_prompt_token = (
+        prefill.predict(planned_work(shape, level_name, Phase.PREFILL)) if prefill else None
+    )
+    rate: Interval | Unavailable
+    if seconds is None:
+        missing = sorted(set(work.bytes_by_type) - set(decode.terms))
+        rate = Unavailable(
+            reason=f"no cell measured {' and '.join(missing) or 'this work'}",
+            remedy=f"edge check {shape.name} --level {level_name} measures it",
+        )
+    else:
+        rate = seconds.inverse()
+    return Evidence(
+        model=shape.name,
+        level=level_name,
+        basis=Basis.PROJECTED,
+        decode_tokens_per_s=rate,
+        depth_tokens=target.prompt_tokens,
+        prefill_tokens_per_s=per_prompt_token.inverse() if per_prompt_token else None,
+        memory=memory,
+        depth_s_per_token=depth_cost(shape, decode, target.prompt_tokens),
+        bandwidth_share=bandwidth_share(work, rate, bandwidth),
+    )
+
+
+def depth_cost(shape: ModelShape, decode: CostFit, depth: int) -> float | None:
+    """Seconds that one more token of context adds to a decode step; None when not measured."""
+    rate = decode.rate("kv")
+    if rate is None:
+        return None
+    return (_kv_bytes_read(shape, depth + 1) - _kv_bytes_read(shape, depth)) / rate
+
+
+def bandwidth_share(
+    work: Work, rate: Interval | Unavailable, bandwidth: BandwidthReading | Unavailable
+) -> float | None:
+    """Which share of the measured memory bandwidth decoding uses; None when either is unknown."""
+    if isinstance(rate, Unavailable) or isinstance(bandwidth, Unavailable):
+        return None
+    moved = math.fsum(work.bytes_by_type.values()) + work.kv_bytes
+    return rate.value * moved / bandwidth.bytes_per_s.value
+
+
+def rows_of(
+    evidence: Sequence[Evidence], target: Target, parameters: int, weights: Sequence[int]
+) -> tuple[Row, ...]:
+    """Judges one model's levels together, so that each can name a better one."""
+    return tuple(
+        Row(
+            model=one.model,
+            parameters=parameters,
+            level=one.level,
+            weights_bytes=size,
+            verdict=judge_evidence(
+                one, target, alternatives=[other for other in evidence if other is not one]
+            ),
+        )
+        for one, size in zip(evidence, weights, strict=True)
+    )
+
+
+def summarize(what: str, fit: CostFit) -> FitSummary:
+    """A fit in the terms a reader can check."""
+    seconds = dict(zip(fit.terms, fit.coefficients, strict=True))
+    return FitSummary(
+        what=what,
+        cells=fit.cells,
+        relative_error=fit.relative_error,
+        seconds_per_layer=seconds.get("layer", 0.0),
+        rates=tuple(
+            (name, 1 / value) for name, value in seconds.items() if name != "layer" and value > 0
+        ),
+    )
+
+
+def recommend(rows: Sequence[Row], target: Target) -> str:
+    """One sentence naming the best choice.
+
+    Among the viable rows the model with the most parameters wins, at its level with the most bits:
+    size buys more quality than bits do above four bits, and both read. Without a viable row the
+    fastest borderline one is named, then what comes nearest.
+    """
+    limit = format_rate(target.decode_tokens_per_s)
+    viable = [row for row in rows if row.verdict.kind is VerdictKind.VIABLE]
+    if viable:
+        best = max(viable, key=lambda row: (row.parameters, row.weights_bytes))
+        return f"Best choice: {best.model} at {best.level}: {_says(best)}."
+    borderline = [row for row in rows if row.verdict.kind is VerdictKind.BORDERLINE]
+    if borderline:
+        best = max(borderline, key=_rate)
+        return f"Nothing surely reaches {limit} tok/s; nearest is {best.model} at {best.level}: {_says(best)}."
+    with_rate = [row for row in rows if _rate(row) > 0]
+    if not with_rate:
+        return "Nothing could be judged."
+    best = max(with_rate, key=_rate)
+    return (
+        f"Nothing here reaches {limit} tok/s; the fastest is {best.model} at {best.level}: "
+        f"{_says(best)}, limited by {best.verdict.cause}."
+    )
+
+
+def _rate(row: Row) -> float:
+    rate = row.verdict.decode_tokens_per_s
+    return rate.value if isinstance(rate, Interval) else 0.0
+
+
+def _says(row: Row) -> str:
+    rate = row.verdict.decode_tokens_per_s
+    parts = []
+    if isinstance(rate, Interval):
+        parts.append(
+            f"{format_rate(rate.value)} tok/s "
+            f"({format_rate(rate.low)} to {format_rate(rate.high)}, {row.verdict.basis.lower()})"
+        )
+    if row.verdict.ttft_s is not None:
+        parts.append(f"first token after {format_duration(row.verdict.ttft_s.value)}")
+    parts.append(f"{format_bytes(row.verdict.memory.need_bytes)} of memory")
+    return ", ".join(parts)

@@ -1,0 +1,24 @@
+"""The act of measuring: child processes, clocks, memory, the machine and its noise.
+
+It knows the Backend and Session protocols and no engine. What it makes is a `Measurement`; it draws
+no conclusion from one.
+"""
+
+from __future__ import annotations
+
+from .host import available_memory_bytes, detect_host, memory_bandwidth
+from .measure import artifact_record, measure
+from .sweep import Cell, run_cells
+from .wire import Plan, Progress
+
+__all__ = [
+    "Cell",
+    "Plan",
+    "Progress",
+    "artifact_record",
+    "available_memory_bytes",
+    "detect_host",
+    "measure",
+    "memory_bandwidth",
+    "run_cells",
+]

@@ -1,0 +1,297 @@
+"""One measurement: a fresh child process, its answer, and the record made of both.
+
+The parent starts `edge_runtime.profiler.worker`, hands it a specification and then sleeps in a read
+until the child says something; between events it uses no processor time that could disturb. A child
+that dies, answers nonsense or takes too long becomes a WorkerError that names the evidence; an
+error raised in the child arrives here as what it was. No child outlives its measurement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from ..artifact import Artifact
+from ..errors import EdgeError, UsageError, WorkerError
+from ..measurement import ArtifactRecord, Host, Measurement, SessionOptions, Workload
+from ..units import format_duration
+from . import energy
+from .host import detect_host
+from .wire import MAX_LINE_BYTES, Message, Outcome, Plan, Progress, Spec, decode, encode
+
+_EXIT_GRACE_S = 10.0
+"""How long a child may take to end after its answer before it is killed."""
+_STDERR_TAIL_BYTES = 16 * 1024
+
+
+def measure(
+    artifact: Artifact,
+    workload: Workload,
+    options: SessionOptions | None = None,
+    *,
+    plan: Plan | None = None,
+    on_event: Callable[[Progress], None] | None = None,
+) -> Measurement:
+    """Measures one workload on one artifact in a fresh child process.
+
+    `on_event` is called between timed runs, never during one. The context length defaults to
+    exactly what the workload fills, as llama-bench does. Raises UsageError when the workload cannot
+    be run under the options, WorkerError when the child dies or takes too long, and whatever the
+    backend raised.
+    """
+    plan = plan or Plan()
+    asked = options or SessionOptions()
+    spec = Spec(
+        artifact=str(artifact.path.absolute()),
+        options=fitted_options(workload, asked),
+        workload=workload,
+        plan=plan,
+        parent_pid=os.getpid(),
+    )
+    outcome = _Child(spec, on_event).answer()
+    return Measurement(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        tool_version=tool_version(),
+        host=_host(outcome),
+        engine=outcome.engine,
+        artifact=artifact_record(artifact),
+        options=outcome.options,
+        requested=asked,
+        workload=workload,
+        load=outcome.load,
+        warmups=outcome.warmups,
+        runs=outcome.runs,
+        stopped=outcome.stopped,
+        memory=outcome.memory,
+        energy=energy.discover().unavailable(),
+        noise=outcome.noise,
+        notes=outcome.notes,
+    )
+
+
+def artifact_record(artifact: Artifact) -> ArtifactRecord:
+    """What a measurement keeps of an artifact: no absolute path, for records travel."""
+    shape = artifact.shape
+    return ArtifactRecord(
+        name=artifact.name,
+        file=artifact.path.name,
+        fingerprint=artifact.fingerprint,
+        format=artifact.format,
+        architecture=shape.architecture,
+        level=artifact.level,
+        parameters=artifact.parameters,
+        layers=shape.layers,
+        layers_of_model=artifact.layers_of_model,
+        size_bytes=artifact.size_bytes,
+        decode_bytes=artifact.decode_bytes,
+        synthetic=artifact.synthetic,
+    )
+
+
+def fitted_options(workload: Workload, options: SessionOptions) -> SessionOptions:
+    """The options with a context of exactly the workload's tokens, unless one was asked for.
+
+    Raises UsageError when the workload is empty, or does not fit the context asked for.
+    """
+    if workload.prompt_tokens + workload.generate_tokens < 1 or min(
+        workload.prompt_tokens, workload.generate_tokens, workload.depth_tokens
+    ) < 0:  # fmt: skip
+        raise UsageError(
+            f"The workload {workload.name!r} runs no tokens.",
+            way_out="Give it prompt tokens, tokens to generate, or both.",
+        )
+    if workload.protocol == "chat":
+        if workload.depth_tokens:
+            raise UsageError(
+                f"The chat-like workload {workload.name!r} cannot start at a depth.",
+                way_out="Give it a longer prompt, or use llama-bench's protocol: -n 128 -d 4096",
+            )
+        if not (workload.prompt_tokens and workload.generate_tokens):
+            raise UsageError(f"The chat-like workload {workload.name!r} needs a prompt and output.")
+    if options.context_tokens is None:
+        return replace(options, context_tokens=workload.total_tokens)
+    if options.context_tokens < workload.total_tokens:
+        raise UsageError(
+            f"{workload.name} fills {workload.total_tokens} tokens, the context has"
+            f" {options.context_tokens}.",
+            way_out="Ask for a larger context, or leave it out.",
+        )
+    return options
+
+
+def _host(outcome: Outcome) -> Host:
+    return detect_host(gpus=outcome.gpus)
+
+
+def tool_version() -> str:
+    """The version of this package, as records carry it."""
+    import edge_runtime
+
+    return str(getattr(edge_runtime, "__version__", "unknown"))
+
+
+class _Child:
+    """The child process of one measurement, from its start to its certain end."""
+
+    def __init__(self, spec: Spec, on_event: Callable[[Progress], None] | None) -> None:
+        self._spec = spec
+        self._on_event = on_event
+        self._timed_out = False
+        self._oom_kills = oom_kills()
+
+    def answer(self) -> Outcome:
+        """Runs the child and returns what it found."""
+        with tempfile.TemporaryFile() as noise:
+            process = _start(noise)
+            watchdog = threading.Timer(self._spec.plan.timeout_s, self._expire, (process,))
+            watchdog.daemon = True
+            watchdog.start()
+            try:
+                message = self._converse(process)
+                if message is not None:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(_EXIT_GRACE_S)
+            finally:
+                watchdog.cancel()
+                # Also on KeyboardInterrupt and on an error in on_event: no orphan is left.
+                if process.poll() is None:
+                    if sys.exc_info()[0] is not None or message is not None:
+                        process.kill()
+                process.wait()
+                for pipe in (process.stdin, process.stdout):
+                    if pipe is not None:
+                        with contextlib.suppress(OSError):
+                            pipe.close()
+            if isinstance(message, EdgeError):
+                raise message
+            if isinstance(message, Outcome):
+                return message
+            raise self._obituary(process, noise)
+
+    def _converse(self, process: subprocess.Popen[bytes]) -> Message | None:
+        """Deals with events until the answer comes; None when the child ends without one."""
+        assert process.stdin is not None and process.stdout is not None
+        self._tell(process.stdin, encode(self._spec))
+        while line := process.stdout.readline(MAX_LINE_BYTES):
+            message = decode(line)
+            if not isinstance(message, Progress):
+                return message
+            if self._on_event is not None:
+                self._on_event(message)
+            self._tell(process.stdin, b"\n")
+        return None
+
+    @staticmethod
+    def _tell(pipe: IO[bytes], line: bytes) -> None:
+        # A child that died is noticed by the read that follows.
+        with contextlib.suppress(BrokenPipeError, OSError):
+            pipe.write(line)
+            pipe.flush()
+
+    def _expire(self, process: subprocess.Popen[bytes]) -> None:
+        self._timed_out = True
+        process.kill()
+
+    def _obituary(self, process: subprocess.Popen[bytes], noise: IO[bytes]) -> WorkerError:
+        """Words how the child ended without an answer."""
+        said = last_line(noise)
+        words = f" Its last words: {said!r}." if said else ""
+        if self._timed_out:
+            limit = format_duration(self._spec.plan.timeout_s)
+            return WorkerError(
+                f"The measurement of {self._spec.workload.name} took longer than {limit} and was"
+                " ended.",
+                cause=words.strip(),
+                way_out="Measure fewer tokens, or allow more time.",
+            )
+        code = process.returncode
+        if code < 0:
+            return WorkerError(
+                f"The measuring process was ended by {_signal_name(-code)}.",
+                cause=_signal_cause(-code, oom_kills(), self._oom_kills) + words,
+                way_out=_SIGNAL_WAYS_OUT.get(-code, "Try a smaller model or another level."),
+            )
+        return WorkerError(
+            f"The measuring process ended without an answer (exit code {code}).",
+            cause=words.strip(),
+            way_out="Run edge doctor to see whether the engine is complete.",
+        )
+
+
+def _start(noise: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Spawns the worker so that it finds the same packages as this process."""
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise WorkerError(
+            "Measuring needs a Python interpreter to start, and this program has none.",
+            cause="It is frozen into one file, or embeds Python.",
+            way_out="Install edge-runtime with pip and run edge profile.",
+        )
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(str(Path(p).absolute()) for p in sys.path)
+    # -P: the present directory joins the path only where this process has it there too.
+    command = [sys.executable, "-P", "-m", "edge_runtime.profiler.worker"]
+    try:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, env=environment
+        )
+    except OSError as error:
+        raise WorkerError("The measuring process cannot be started.", cause=f"{error}.") from error
+
+
+def last_line(noise: IO[bytes]) -> str:
+    """The last line that says anything in what a child printed, at most 300 characters."""
+    size = noise.seek(0, os.SEEK_END)
+    noise.seek(max(0, size - _STDERR_TAIL_BYTES))
+    lines = [line.strip() for line in noise.read().decode(errors="replace").splitlines()]
+    return next((line[:300] for line in reversed(lines) if line), "")
+
+
+def oom_kills(root: Path = Path("/")) -> int | None:
+    """How many processes the kernel has killed for memory since the boot; None when untold."""
+    try:
+        for line in (root / "proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+_SIGNAL_WAYS_OUT = {
+    9: "Choose a smaller level or a shorter context, or free memory.",
+    4: "The engine was built for another processor: reinstall llama-cpp-python from source.",
+    7: "The model file changed or shrank while it was mapped: fetch it again.",
+}
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _signal_cause(number: int, kills_after: int | None, kills_before: int | None) -> str:
+    if number == 9:
+        if kills_after is not None and kills_before is not None and kills_after > kills_before:
+            return "The kernel killed it for lack of memory (its oom_kill counter went up)."
+        return (
+            "Most likely the kernel killed it for lack of memory, though its oom_kill counter"
+            " does not show it."
+        )
+    return {
+        4: "It met an instruction this processor does not have.",
+        6: "The engine aborted on an internal check.",
+        7: "A mapped file could not be read.",
+        11: "The engine crashed.",
+    }.get(number, "Somebody or something sent it that signal.")

@@ -1,0 +1,291 @@
+"""The child process of a measurement: reads one specification, measures, answers, ends.
+
+Run as `python -m edge_runtime.profiler.worker` by `measure`, never by a person. It speaks JSON
+lines: the specification and the parent's acknowledgements come in on stdin, events and the outcome
+go out on what was stdout when it started. Everything else that anybody prints, engine or library,
+lands in stderr, so that no noise can corrupt an answer.
+
+After each event it waits for the parent's acknowledgement: while something is timed here, the
+parent sleeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import BinaryIO
+
+from .. import backends
+from ..artifact import Artifact
+from ..backends import Session
+from ..errors import EdgeError, MemoryLimitError, WorkerError
+from ..measurement import (
+    Load,
+    Memory,
+    Noise,
+    Run,
+    Unavailable,
+    Workload,
+)
+from ..statistics import Interval, confidence_interval
+from ..units import NS_PER_S
+from .memory import MemorySource, Phase, PhaseMeter, memory_source
+from .noise import NoiseMeter, load_average
+from .pagecache import drop_from_page_cache, page_cache_state, resident_share
+from .protocols import Runner, runner
+from .repetition import stop_reason
+from .ticker import Ticker
+from .wire import Message, Outcome, Plan, Progress, Spec, decode_spec, encode
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Channel:
+    """The private line to the parent."""
+
+    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    def receive(self) -> bytes:
+        """One line from the parent."""
+        return self._incoming.readline()
+
+    def send(self, message: Message) -> None:
+        """Writes a message and, for an event, waits until the parent has dealt with it."""
+        self._outgoing.write(encode(message))
+        self._outgoing.flush()
+        if isinstance(message, Progress) and not self._incoming.readline():
+            # The parent is gone: nobody wants the rest.
+            os._exit(1)
+
+
+class Instruments:
+    """The observers of one measurement: memory by phase, the sampler, the machine's noise.
+
+    When they are switched off every method does nothing, and the record says why it is empty.
+    """
+
+    def __init__(self, *, switched_on: bool) -> None:
+        self._load_average = load_average()
+        self._on = switched_on
+        self._noise = NoiseMeter() if switched_on else None
+        source = memory_source() if switched_on else _SWITCHED_OFF
+        self._unavailable = source if isinstance(source, Unavailable) else None
+        self._source: MemorySource | None = None if isinstance(source, Unavailable) else source
+        self._meter = PhaseMeter(self._source) if self._source else None
+        self._ticker = Ticker(self._source.sample) if self._source else None
+
+    def begin(self, phase: Phase) -> None:
+        """Marks a phase boundary."""
+        if self._meter is not None:
+            self._meter.begin(phase)
+
+    def end(self) -> None:
+        """Ends the open phase."""
+        if self._meter is not None:
+            self._meter.end()
+
+    def sampling(self) -> contextlib.AbstractContextManager[object]:
+        """Samples while the context is entered."""
+        return self._ticker or contextlib.nullcontext()
+
+    def start_runs(self) -> None:
+        """Tells the noise meter that timing begins."""
+        if self._noise is not None:
+            self._noise.start()
+
+    def stop_runs(self) -> None:
+        """Tells the noise meter that timing is over."""
+        if self._noise is not None:
+            self._noise.stop()
+
+    def memory(self, session: Session) -> Memory | Unavailable:
+        """The memory record, the engine's own buffers in it."""
+        if self._meter is None:
+            return self._unavailable or _SWITCHED_OFF
+        samples = self._ticker.samples if self._ticker else ()
+        return self._meter.memory(samples, session.buffers)
+
+    def noise(self) -> Noise:
+        """The noise record."""
+        if self._noise is None:
+            return Noise(
+                load_average=self._load_average, steal_share=None, foreign_share=None,
+                frequency_hz_start=None, frequency_hz_end=None, throttled=None,
+                lateness_p90_ns=None, sampler_share=None,
+            )  # fmt: skip
+        ticker = self._ticker
+        return self._noise.noise(
+            lateness_p90_ns=ticker.lateness_p90_ns if ticker else None,
+            sampler_share=ticker.cpu_share if ticker else None,
+        )
+
+
+_SWITCHED_OFF = Unavailable(
+    reason="the instruments were switched off", remedy="Measure with Plan(instruments=True)."
+)
+
+
+def perform(spec: Spec, channel: Channel) -> Outcome:
+    """Loads, warms up, repeats and sums up: the whole measurement."""
+    plan = spec.plan
+    artifact = Artifact.open(Path(spec.artifact))
+    chosen = backends.backend(spec.options.backend)
+    chosen.engine()
+    channel.send(Progress(stage="loading", max_runs=plan.max_runs))
+    if plan.cold_cache:
+        drop_from_page_cache(artifact.paths)
+    resident = resident_share(artifact.paths)
+    instruments = Instruments(switched_on=plan.instruments)
+    with instruments.sampling():
+        instruments.begin("load")
+        started = time.perf_counter_ns()
+        session = chosen.open(artifact, spec.options)
+        loaded = time.perf_counter_ns()
+        instruments.end()
+        work = runner(session, spec.workload, plan.seed, instruments.begin)
+        warmed = time.perf_counter_ns()
+        for _ in range(plan.warmups):
+            channel.send(Progress(stage="warming", max_runs=plan.max_runs))
+            work.warm_up()
+        runs, stopped = _repeat(plan, spec.workload, work, instruments, channel, warmed)
+    return Outcome(
+        engine=session.engine,
+        gpus=chosen.gpus(),
+        options=session.options,
+        load=Load(
+            duration_ns=loaded - started,
+            page_cache=page_cache_state(resident),
+            resident_share=resident,
+        ),
+        warmups=plan.warmups,
+        runs=tuple(runs),
+        stopped=stopped,
+        memory=instruments.memory(session),
+        noise=instruments.noise(),
+        notes=work.notes,
+    )
+
+
+def _repeat(
+    plan: Plan, workload: Workload, work: Runner, instruments: Instruments, channel: Channel,
+    began_ns: int,
+) -> tuple[list[Run], str]:  # fmt: skip
+    """The timed repetitions, with the garbage collector out of the way."""
+    runs: list[Run] = []
+    rates: list[float] = []
+    longest_ns = 0
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    instruments.start_runs()
+    try:
+        while True:
+            elapsed_ns = time.perf_counter_ns() - began_ns
+            reason = stop_reason(plan, rates, elapsed_ns / NS_PER_S, longest_ns / NS_PER_S)
+            if reason is not None:
+                return runs, reason
+            channel.send(
+                Progress(
+                    stage="running",
+                    runs=len(runs),
+                    max_runs=plan.max_runs,
+                    elapsed_s=elapsed_ns / NS_PER_S,
+                    tokens_per_s=_rate_so_far(rates),
+                )  # fmt: skip
+            )
+            began_run = time.perf_counter_ns()
+            work.prepare()
+            runs.append(work.run())
+            instruments.end()
+            longest_ns = max(longest_ns, time.perf_counter_ns() - began_run)
+            rates.append(_rate(runs[-1], workload))
+    finally:
+        instruments.stop_runs()
+        gc.enable()
+        gc.unfreeze()
+
+
+def _rate(run: Run, workload: Workload) -> float:
+    """The rate whose interval decides when to stop: decode where anything decodes."""
+    rate = run.decode_tokens_per_s
+    if rate is None:
+        rate = run.prefill_tokens_per_s
+    if rate is None:
+        raise WorkerError(
+            f"The clock did not advance while {workload.name} ran.",
+            cause="The workload is too short for this machine's clock.",
+            way_out="Measure more tokens.",
+        )
+    return rate
+
+
+def _rate_so_far(rates: list[float]) -> Interval | None:
+    if len(rates) == 1:
+        return Interval(low=rates[0], value=rates[0], high=rates[0])
+    return confidence_interval(rates)
+
+
+def _claim_stdout() -> BinaryIO:
+    """Takes stdout for the protocol alone and points descriptor 1 at stderr."""
+    private = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(private, "wb")
+
+
+def _bind_to_parent(parent_pid: int) -> None:
+    """Makes sure that this process never outlives its parent, and is the first to go for memory."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+    with contextlib.suppress(OSError):
+        # A model that does not fit must cost the user this process, not another program.
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def main() -> None:
+    """Serves one specification."""
+    # Ctrl-C goes to the whole terminal group; the parent decides what becomes of this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(sys.stdin.buffer, _claim_stdout())
+    answer: Message
+    try:
+        line = channel.receive()
+        if not line:
+            return
+        spec = decode_spec(line)
+        _bind_to_parent(spec.parent_pid)
+        answer = perform(spec, channel)
+    except EdgeError as error:
+        answer = error
+    except MemoryError:
+        answer = MemoryLimitError(
+            "There was not enough memory to measure this.",
+            way_out="Choose a smaller level or a shorter context.",
+        )
+    except Exception as error:  # an engine or a plugin may raise anything; the parent must hear it
+        traceback.print_exc()
+        answer = WorkerError(
+            "The measuring process failed.",
+            cause=f"{type(error).__name__}: {error}.",
+            way_out="Report it with the model's name and this message.",
+        )
+    channel.send(answer)
+    sys.stderr.flush()
+    # The kernel frees everything faster than the engine would, and nothing can fail any more.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

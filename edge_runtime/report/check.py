@@ -1,0 +1,207 @@
+"""An `edge check` as a terminal page: the machine, one table, one sentence, and what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..feasibility import CheckReport, FitSummary, Row
+from ..measurement import BandwidthReading, Basis, Host, Unavailable
+from ..statistics import Interval
+from ..units import (
+    format_bandwidth,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_rate,
+)
+from ..verdict import VerdictKind
+
+_STYLE = {
+    VerdictKind.VIABLE: "green",
+    VerdictKind.BORDERLINE: "yellow",
+    VerdictKind.NOT_VIABLE: "red",
+}
+_NOTE_OF_BASIS = {
+    Basis.MEASURED: "measured: timed here on the real file",
+    Basis.SYNTHETIC: "synthetic: timed here, true shape and types, random weights",
+    Basis.PROJECTED: "projected: computed from the cells timed here; this model did not run",
+}
+
+
+def render_check(report: CheckReport) -> RenderableType:
+    """The whole page of a check."""
+    parts: list[RenderableType] = [
+        render_host(report.host, report.bandwidth),
+        Text(),
+        _asked(report),
+        _table(report.rows),
+        Text(),
+        Text(report.recommendation, style="bold"),
+    ]
+    details = list(_details(report))
+    if details:
+        parts += [Text(), *details]
+    return Group(*parts)
+
+
+def render_host(host: Host, bandwidth: BandwidthReading | Unavailable) -> RenderableType:
+    """The machine in a few lines."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    cores = f"{host.cores_usable} usable of {host.cores_logical} logical"
+    if host.cores_physical:
+        cores += f", {host.cores_physical} physical"
+    grid.add_row("Machine", f"{host.cpu}, {host.system} {host.release} {host.machine}")
+    grid.add_row("Cores", cores + (f", virtual ({host.virtualization})" if host.virtualization else ""))
+    grid.add_row("Kernels can use", ", ".join(host.isa) or "no vector extensions detected")
+    free = (
+        f", {format_bytes(host.ram_available_bytes)} free now"
+        if host.ram_available_bytes is not None
+        else ""
+    )
+    grid.add_row("Memory", format_bytes(host.ram_bytes) + free)
+    grid.add_row("Bandwidth", _bandwidth(bandwidth))
+    gpus = "; ".join(
+        f"{gpu.name} ({gpu.description})" if gpu.description else gpu.name for gpu in host.gpus
+    )
+    grid.add_row("GPU", gpus or "none that this build of the engine can use")
+    return grid
+
+
+def _bandwidth(reading: BandwidthReading | Unavailable) -> str:
+    if isinstance(reading, Unavailable):
+        return f"unavailable: {reading.reason}"
+    rate = reading.bytes_per_s
+    return (
+        f"{format_bandwidth(rate.value)} read "
+        f"({format_bandwidth(rate.low)} to {format_bandwidth(rate.high)}; "
+        f"{reading.threads} threads over {format_bytes(reading.working_set_bytes)})"
+    )
+
+
+def _asked(report: CheckReport) -> Text:
+    target = report.target
+    return Text(
+        f"Asked: {format_rate(target.decode_tokens_per_s)} tok/s ({target.name}), "
+        f"after a prompt of {target.prompt_tokens} tokens, "
+        f"with memory for a context of {target.context_tokens} tokens.",
+        style="dim",
+    )
+
+
+def _table(rows: Iterable[Row]) -> Table:
+    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    table.add_column("Model", no_wrap=True)
+    table.add_column("Params", justify="right")
+    table.add_column("Level", no_wrap=True)
+    table.add_column("tok/s", justify="right")
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    table.add_column("1st token", justify="right", no_wrap=True)
+    table.add_column("Memory", justify="right", no_wrap=True)
+    table.add_column("Verdict", no_wrap=True)
+    table.add_column("Basis", no_wrap=True)
+    previous = None
+    for row in rows:
+        verdict = row.verdict
+        first = row.model != previous
+        if first and previous is not None:
+            table.add_section()
+        previous = row.model
+        rate = verdict.decode_tokens_per_s
+        table.add_row(
+            row.model if first else "",
+            format_count(row.parameters) if first else "",
+            row.level,
+            format_rate(rate.value) if isinstance(rate, Interval) else "-",
+            f"{format_rate(rate.low)} to {format_rate(rate.high)}"
+            if isinstance(rate, Interval)
+            else "",
+            format_duration(verdict.ttft_s.value) if verdict.ttft_s else "-",
+            format_bytes(verdict.memory.need_bytes),
+            Text(verdict.kind.value, style=_STYLE[verdict.kind]),
+            verdict.basis.value.lower(),
+        )
+    return table
+
+
+def _details(report: CheckReport) -> Iterable[RenderableType]:
+    """Why a row is what it is where that is not plain, then the ground the numbers stand on."""
+    few = len({row.model for row in report.rows}) <= 3
+    for row in report.rows:
+        rate = row.verdict.decode_tokens_per_s
+        if few:
+            yield _row_details(row)
+        elif isinstance(rate, Unavailable):
+            yield Text(f"{row.model} {row.level}: {rate.reason}. {rate.remedy}.", style="dim")
+    for basis in Basis:
+        if any(row.verdict.basis is basis for row in report.rows):
+            yield Text(_NOTE_OF_BASIS[basis], style="dim")
+    for fit in report.fits:
+        yield Text(_fit_line(fit), style="dim")
+    for failure in report.failures:
+        yield Text(failure, style="yellow")
+    noisy = sorted({flag for m in report.measurements for flag in m.noise.flags})
+    if noisy:
+        yield Text("disturbed while measuring, intervals widened: " + "; ".join(noisy), style="yellow")
+    yield Text(
+        f"{len(report.measurements)} measurements in {format_duration(report.elapsed_s)}, "
+        f"at most {format_bytes(report.peak_disk_bytes)} of disk; energy: "
+        + _energy(report),
+        style="dim",
+    )
+
+
+def _energy(report: CheckReport) -> str:
+    for measurement in report.measurements:
+        if isinstance(measurement.energy, Unavailable):
+            return f"unavailable ({measurement.energy.reason})"
+    return "see --json" if report.measurements else "unavailable (nothing was measured)"
+
+
+def _row_details(row: Row) -> RenderableType:
+    verdict = row.verdict
+    memory = verdict.memory
+    lines = [f"{row.level}: {verdict.cause}. {verdict.next_step}".rstrip()]
+    parts = (
+        f"memory {format_bytes(memory.need_bytes)}: weights {format_bytes(memory.weights_bytes)}, "
+        f"KV cache {format_bytes(memory.kv_bytes)} at {verdict.context_tokens} tokens, "
+        f"compute {format_bytes(memory.compute_bytes)}, process {format_bytes(memory.process_bytes)}"
+    )
+    if memory.headroom_bytes is not None and memory.available_bytes is not None:
+        parts += (
+            f"; {format_bytes(memory.headroom_bytes)} of "
+            f"{format_bytes(memory.available_bytes)} stays free"
+        )
+    lines.append(parts)
+    if verdict.itl_p90_s is not None:
+        lines.append(
+            f"slowest tenth of the tokens: {format_duration(verdict.itl_p90_s)} or more "
+            f"(limit {format_duration(verdict.itl_limit_s)})"
+        )
+    if verdict.longest_context_tokens is not None:
+        lines.append(
+            f"longest context that still reads at {format_rate(verdict.limit_tokens_per_s)} tok/s: "
+            f"{verdict.longest_context_tokens:,} tokens"
+        )
+    lines += verdict.notes
+    return Group(Text(lines[0]), Padding(Text("\n".join(lines[1:]), style="dim"), (0, 0, 0, 2)))
+
+
+def _fit_line(fit: FitSummary) -> str:
+    rates = ", ".join(f"{name} {_fit_rate(name, value, fit.what)}" for name, value in fit.rates)
+    return (
+        f"{fit.what} fitted to {fit.cells} cells, error {fit.relative_error:.1%}: "
+        f"{format_duration(fit.seconds_per_layer)} per layer, {rates}"
+    )
+
+
+def _fit_rate(name: str, value: float, what: str) -> str:
+    if what == "prefill" and name != "kv":
+        return f"{value / 1e9:.3g} G weights/s"
+    return format_bandwidth(value)

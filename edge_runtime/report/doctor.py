@@ -1,0 +1,55 @@
+"""An `edge doctor` as a terminal page, and the record behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..measurement import BandwidthReading, Host, Unavailable
+from .check import render_host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked for: what it is, and what was found or why it is unavailable."""
+
+    name: str
+    found: str | Unavailable
+    needed: bool = False
+    """Whether nothing can run without it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """Everything that was looked for on this machine."""
+
+    host: Host
+    bandwidth: BandwidthReading | Unavailable
+    findings: tuple[Finding, ...]
+    schema: int = 1
+
+    @property
+    def can_run(self) -> bool:
+        """Whether models can run here at all."""
+        return not any(f.needed and isinstance(f.found, Unavailable) for f in self.findings)
+
+
+def render_doctor(diagnosis: Diagnosis) -> RenderableType:
+    """The whole page."""
+    table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for finding in diagnosis.findings:
+        if isinstance(finding.found, Unavailable):
+            mark = Text("no", style="red" if finding.needed else "yellow")
+            words = Text(finding.found.reason)
+            if finding.found.remedy:
+                words.append(f"\n-> {finding.found.remedy}", style="dim")
+            table.add_row(mark, finding.name, words)
+        else:
+            table.add_row(Text("ok", style="green"), finding.name, Text(finding.found))
+    return Group(render_host(diagnosis.host, diagnosis.bandwidth), Text(), table)

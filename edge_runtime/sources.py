@@ -1,0 +1,230 @@
+"""Where a model comes from: a path, a directory, or a hub, always ending in a local path.
+
+It knows the places where other programs keep models (the Hugging Face cache, Ollama's store, LM
+Studio's folder). It reads no weights; what a file is, `artifact` says. Nothing is downloaded unless
+the reference begins with `hf:`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .artifact import Artifact
+from .errors import EdgeError, ModelNotFoundError, UnsupportedError, UsageError
+
+HUB_PREFIX = "hf:"
+_SPLIT_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_MAX_MANIFEST_BYTES = 1 << 20
+_MAX_FILES = 20_000
+_OLLAMA_MODEL_LAYER = "application/vnd.ollama.image.model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstalledModel:
+    """A GGUF model found on the disk. `source` says whose folder it lies in.
+
+    Where its header cannot be read, `problem` says why and the fields from it are None.
+    """
+
+    name: str
+    path: Path
+    source: str
+    size_bytes: int
+    level: str | None = None
+    parameters: int | None = None
+    architecture: str | None = None
+    problem: str | None = None
+
+
+def resolve(
+    reference: str | os.PathLike[str], *, on_download: Callable[[str, int | None], None] | None = None
+) -> Path:
+    """The local path of a model: of a GGUF file, fetched first when it is on a hub.
+
+    A directory must hold one model. `hf:owner/repo[:file-or-level]` is fetched with huggingface_hub
+    into its cache; `on_download` is told the file name and its size before that. Raises
+    ModelNotFoundError, UnsupportedError for a checkpoint that is not converted yet, UsageError for
+    a malformed reference, HubError.
+    """
+    if isinstance(reference, str) and reference.startswith(HUB_PREFIX):
+        from .hub import fetch, parse
+
+        return fetch(parse(reference), on_download=on_download)
+    text = os.fspath(reference)
+    if not text or "\0" in text:
+        raise UsageError(f"{text!r} is no path.", way_out="Name a GGUF file.")
+    path = Path(text).expanduser()
+    try:
+        if path.is_dir():
+            return _only_model_in(path)
+        if path.is_file():
+            return path
+    except OSError as error:
+        raise ModelNotFoundError(f"{path} cannot be read.", cause=f"{error.strerror}.") from error
+    if path.exists():
+        raise ModelNotFoundError(f"{path} is no regular file.")
+    raise ModelNotFoundError(
+        f"There is no {path}.",
+        way_out="See what is on this disk with: edge models"
+        + (f"; or fetch it with: hf:{text}" if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else ""),
+    )
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a directory holds a Hugging Face checkpoint: a config.json beside safetensors."""
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except OSError:
+        return False
+    return "config.json" in names and any(name.endswith(".safetensors") for name in names)
+
+
+def first_parts(names: Iterable[str]) -> tuple[str, ...]:
+    """The GGUF names among these, a split model by its first part only, sorted."""
+    found = []
+    for name in names:
+        if not name.lower().endswith(".gguf"):
+            continue
+        part = _SPLIT_PART.search(name)
+        if part is None or int(part[1]) == 1:
+            found.append(name)
+    return tuple(sorted(found))
+
+
+def _only_model_in(folder: Path) -> Path:
+    try:
+        names = first_parts(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise ModelNotFoundError(f"{folder} cannot be read.", cause=f"{error.strerror}.") from error
+    # A vision projector lies beside many models and is none itself.
+    models = [name for name in names if not name.lower().startswith("mmproj")]
+    if len(models) == 1:
+        return folder / models[0]
+    if models:
+        raise ModelNotFoundError(
+            f"{folder} holds {len(models)} models.",
+            cause=f"{', '.join(models[:8])}{', ...' if len(models) > 8 else ''}.",
+            way_out=f"Name one: {folder / models[0]}",
+        )
+    if is_checkpoint(folder):
+        raise UnsupportedError(
+            f"{folder} is a Hugging Face checkpoint.",
+            cause="It must be converted to a GGUF file before it can run.",
+            way_out="In Python: quantize.convert(Path(folder), Path('model.gguf'))",
+        )
+    raise ModelNotFoundError(f"{folder} holds no model.", cause="No .gguf file is in it.")
+
+
+def installed(extra_folders: Iterable[Path] = ()) -> tuple[InstalledModel, ...]:
+    """Every GGUF model in the known places and the given folders, each file once.
+
+    Order: given folders, Hugging Face cache, Ollama, LM Studio; by name inside each. Raises
+    ModelNotFoundError when a given folder is not there.
+    """
+    found: dict[Path, InstalledModel] = {}
+    for folder in extra_folders:
+        if not folder.is_dir():
+            raise ModelNotFoundError(f"{folder} is no directory.")
+        _add(found, str(folder), ((path.name, path) for path in _ggufs_below(folder)))
+    _add(found, "Hugging Face cache", _in_hub_cache(_hub_cache()))
+    _add(found, "Ollama", _in_ollama(_ollama_store()))
+    for folder in (Path.home() / ".lmstudio/models", Path.home() / ".cache/lm-studio/models"):
+        _add(found, "LM Studio", ((path.stem, path) for path in _ggufs_below(folder)))
+    return tuple(found.values())
+
+
+def _add(
+    found: dict[Path, InstalledModel], source: str, models: Iterable[tuple[str, Path]]
+) -> None:
+    for name, path in models:
+        try:
+            real = path.resolve(strict=True)
+        except OSError:
+            continue  # a link whose file was deleted
+        if real not in found:
+            found[real] = _described(name, path, source)
+
+
+def _described(name: str, path: Path, source: str) -> InstalledModel:
+    size = path.stat().st_size
+    try:
+        artifact = Artifact.open(path)
+    except EdgeError as error:
+        problem = " ".join(part for part in (error.fact, error.cause) if part)
+        return InstalledModel(
+            name=name, path=path, source=source, size_bytes=size, problem=problem
+        )
+    return InstalledModel(
+        name=name,
+        path=path,
+        source=source,
+        size_bytes=artifact.size_bytes,
+        level=artifact.level,
+        parameters=artifact.parameters,
+        architecture=artifact.shape.architecture,
+    )
+
+
+def _ggufs_below(folder: Path) -> Iterator[Path]:
+    """The GGUF files under a folder, sorted by path; hidden folders and link loops left out."""
+    seen = 0
+    for root, folders, names in os.walk(folder, onerror=None, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in first_parts(names):
+            yield Path(root) / name
+        seen += len(names)
+        if seen > _MAX_FILES:
+            return
+
+
+def _hub_cache() -> Path:
+    """The Hugging Face cache as huggingface_hub finds it (its environment variables)."""
+    explicit = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    if explicit:
+        return Path(explicit).expanduser()
+    home = os.environ.get("HF_HOME")
+    if home:
+        return Path(home).expanduser() / "hub"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "huggingface" / "hub"
+
+
+def _in_hub_cache(cache: Path) -> Iterator[tuple[str, Path]]:
+    for repo in sorted(cache.glob("models--*")):
+        name = repo.name.removeprefix("models--").replace("--", "/")
+        for path in _ggufs_below(repo / "snapshots"):
+            yield f"{name}:{path.name}", path
+
+
+def _ollama_store() -> Path:
+    explicit = os.environ.get("OLLAMA_MODELS")
+    return Path(explicit).expanduser() if explicit else Path.home() / ".ollama" / "models"
+
+
+def _in_ollama(store: Path) -> Iterator[tuple[str, Path]]:
+    """The models of Ollama's manifests: small JSON files that name content-addressed blobs."""
+    for manifest in sorted((store / "manifests").glob("*/*/*/*")):
+        digest = _ollama_digest(manifest)
+        if digest is None:
+            continue
+        *_, namespace, model, tag = manifest.parts
+        name = f"{model}:{tag}" if namespace == "library" else f"{namespace}/{model}:{tag}"
+        yield name, store / "blobs" / digest.replace(":", "-")
+
+
+def _ollama_digest(manifest: Path) -> str | None:
+    try:
+        if not manifest.is_file() or manifest.stat().st_size > _MAX_MANIFEST_BYTES:
+            return None
+        layers = json.loads(manifest.read_bytes())["layers"]
+        digests = [item["digest"] for item in layers if item["mediaType"] == _OLLAMA_MODEL_LAYER]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not a manifest; other programs may keep files here too
+    digest = digests[0] if digests else None
+    good = isinstance(digest, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", digest)
+    return digest if good else None

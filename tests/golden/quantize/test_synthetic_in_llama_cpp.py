@@ -1,0 +1,132 @@
+"""Synthetic artifacts of every family and level load in llama.cpp and compute finite numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.artifact import LEVELS, ModelShape
+from edge_runtime.artifact.layout import FAMILIES
+from quantize import convert, requantize, synthesize
+
+pytestmark = pytest.mark.engine
+
+SIZES = {
+    "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 640,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024,
+}  # fmt: skip
+EXPERTS = {
+    "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256,
+    "shared_expert_intermediate_size": 512, "decoder_sparse_step": 1, "norm_topk_prob": True,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 512,
+}  # fmt: skip
+LONGROPE = {
+    "type": "longrope", "long_factor": [1.5] * 32, "short_factor": [1.0] * 32
+}  # fmt: skip
+CONFIGS = {
+    "llama": {"architectures": ["LlamaForCausalLM"]},
+    "llama-3": {"architectures": ["LlamaForCausalLM"], "rope_scaling": LLAMA3, "head_dim": 64},
+    "mistral": {"architectures": ["MistralForCausalLM"], "head_dim": 64},
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": True},
+    "qwen2moe": {"architectures": ["Qwen2MoeForCausalLM"], **EXPERTS},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"], "head_dim": 128},
+    "qwen3moe": {"architectures": ["Qwen3MoeForCausalLM"], "head_dim": 64, **EXPERTS},
+    "gemma": {"architectures": ["GemmaForCausalLM"], "head_dim": 128},
+    "gemma2": {"architectures": ["Gemma2ForCausalLM"], "head_dim": 128},
+    "gemma3": {"architectures": ["Gemma3ForCausalLM"], "head_dim": 128, "sliding_window": 512},
+    "phi2": {"architectures": ["PhiForCausalLM"], "partial_rotary_factor": 0.5},
+    "phi3": {"architectures": ["Phi3ForCausalLM"]},
+    "phi3-longrope": {
+        "architectures": ["Phi3ForCausalLM"],
+        "rope_scaling": LONGROPE,
+        "original_max_position_embeddings": 512,
+    },
+    "smollm3": {"architectures": ["SmolLM3ForCausalLM"]},
+    "stablelm": {"architectures": ["StableLmForCausalLM"], "use_qkv_bias": True},
+    "olmo2": {"architectures": ["Olmo2ForCausalLM"]},
+    "granite": {
+        "architectures": ["GraniteForCausalLM"], "embedding_multiplier": 12.0,
+        "attention_multiplier": 0.0156, "residual_multiplier": 0.22, "logits_scaling": 8.0,
+    },
+    "starcoder2": {"architectures": ["Starcoder2ForCausalLM"]},
+    "gpt2": {
+        "architectures": ["GPT2LMHeadModel"], "n_embd": 256, "n_layer": 2, "n_head": 4,
+        "n_positions": 1024, "n_ctx": 1024,
+    },
+    "gptneox": {"architectures": ["GPTNeoXForCausalLM"], "rotary_pct": 0.25},
+}  # fmt: skip
+
+
+def shape_of(name: str, **changes: object) -> ModelShape:
+    return ModelShape.from_config({**SIZES, **CONFIGS[name], **changes}, name=name)
+
+
+LLAMA = {"architectures": ["LlamaForCausalLM"]}
+TOKENS = [(37 * i) % 600 for i in range(600)]
+
+
+def test_every_family_is_tried() -> None:
+    assert {shape_of(name).architecture for name in CONFIGS} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("level", ["F16", "Q4_K_M"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_families_decode_to_finite_logits(engine, tmp_path: Path, name: str, level: str) -> None:
+    artifact = synthesize(shape_of(name), level, tmp_path / "s.gguf")
+    answer = engine(artifact.path, tokens=TOKENS, steps=8)
+    assert answer["finite"]
+    assert answer["spread"] > 1e-3  # not all the same either
+    assert answer["vocabulary"] == artifact.vocabulary_tokens == 640
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_levels_decode_to_finite_logits(engine, tmp_path: Path, level: str) -> None:
+    artifact = synthesize(shape_of("llama"), level, tmp_path / "s.gguf")
+    answer = engine(artifact.path, tokens=TOKENS, steps=8)
+    assert answer["finite"]
+    assert answer["spread"] > 1e-3
+
+
+@pytest.mark.parametrize("level", ["Q8_0", "MXFP4_MOE", "Q4_K_M", "IQ4_XS"])
+def test_experts_decode_to_finite_logits(engine, tmp_path: Path, level: str) -> None:
+    artifact = synthesize(shape_of("qwen3moe"), level, tmp_path / "s.gguf")
+    assert engine(artifact.path, tokens=TOKENS, steps=8)["finite"]
+
+
+def test_rows_that_are_no_multiple_of_256_run_too(engine, tmp_path: Path) -> None:
+    shape = shape_of("qwen2", hidden_size=224, intermediate_size=608, num_attention_heads=7,
+                     num_key_value_heads=1)  # fmt: skip
+    for level in ("Q4_K_M", "Q6_K", "IQ4_XS", "Q4_0", "Q2_K"):
+        artifact = synthesize(shape, level, tmp_path / "s.gguf")
+        assert engine(artifact.path, tokens=TOKENS[:64], steps=2)["finite"], level
+
+
+def table(artifact) -> list:
+    return [(t.name, t.dims, t.type.name, t.size_bytes) for t in artifact.tensors]
+
+
+@pytest.mark.parametrize("level", [name for name, lv in LEVELS.items() if not lv.needs_imatrix])
+def test_tensor_table_is_that_of_the_really_quantized_file(
+    checkpoint: Path, tmp_path: Path, level: str
+) -> None:
+    full = convert(checkpoint, tmp_path / "full.gguf", level="F16")
+    real = requantize(full.path, tmp_path / "real.gguf", level)
+    synthetic = synthesize(full.shape, level, tmp_path / "synthetic.gguf")
+    assert table(synthetic) == table(real)
+    assert synthetic.decode_bytes == real.decode_bytes
+
+
+@pytest.mark.parametrize("level", ["Q4_K_M", "Q3_K_L", "IQ4_XS", "Q5_0", "Q2_K"])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "llama"])
+def test_the_quantizer_gives_every_family_the_same_types(
+    tmp_path: Path, name: str, level: str
+) -> None:
+    shape = shape_of(name, num_hidden_layers=4, n_layer=4)
+    full = synthesize(shape, "F16", tmp_path / "full.gguf")
+    real = requantize(full.path, tmp_path / "real.gguf", level, threads=1)
+    synthetic = synthesize(shape, level, tmp_path / "synthetic.gguf")
+    assert table(synthetic) == table(real)

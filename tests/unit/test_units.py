@@ -1,0 +1,62 @@
+"""Units: what is read back is what was written, and nothing unreadable is accepted."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_runtime import units
+from edge_runtime.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("6GiB", 6 * 1024**3), ("2GB", 2 * 10**9), ("512m", 512 * 1024**2), ("1.5 K", 1536), ("7", 7)],
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert units.parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1G", "1 XB", "1e9", "nan"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a size"):
+        units.parse_bytes(text)
+
+
+@pytest.mark.parametrize(("text", "s"), [("90s", 90), ("10m", 600), ("1h", 3600), ("250ms", 0.25)])
+def test_durations_are_read(text: str, s: float) -> None:
+    assert units.parse_duration_s(text) == s
+
+
+def test_what_is_no_duration_is_refused() -> None:
+    with pytest.raises(UsageError, match="is not a duration"):
+        units.parse_duration_s("soon")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "0.977 KiB"), (1536, "1.50 KiB"), (398_000_000, "380 MiB"),
+     (5_340_000_000, "4.97 GiB"), (1024**3, "1.00 GiB")],
+)  # fmt: skip
+def test_sizes_are_worded(size: int, text: str) -> None:
+    assert units.format_bytes(size) == text
+
+
+@given(st.integers(0, 2**50))
+def test_wording_keeps_three_digits(size: int) -> None:
+    assert units.parse_bytes(units.format_bytes(size)) == pytest.approx(size, rel=0.006, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.00085, "850 us"), (0.0123, "12.3 ms"), (4.56, "4.56 s"), (200, "3 min 20 s"),
+     (7260, "2 h 1 min"), (-2.0, "-2.00 s")],
+)  # fmt: skip
+def test_durations_are_worded(seconds: float, text: str) -> None:
+    assert units.format_duration(seconds) == text
+
+
+def test_counts_are_worded() -> None:
+    assert units.format_count(494_032_768) == "494M"
+    assert units.format_count(1_543_714_304) == "1.54B"
+    assert units.format_count(512) == "512"
+    assert units.format_bandwidth(17.1e9) == "17.1 GB/s"
