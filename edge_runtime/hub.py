@@ -1,9 +1,9 @@
 """Fetches model files from a Hugging Face hub through huggingface_hub.
 
-`hf:owner/repo` names a repository, `hf:owner/repo:file.gguf` a file in it, `hf:owner/repo:Q4_K_M` the
-file of that level, `hf:owner/repo@revision` a branch or commit. The library does the transfer: it
-honours HF_ENDPOINT, HF_HOME and HF_TOKEN, goes on after a broken connection and checks sizes; the
-content hash, where the hub gives one, is checked here.
+`hf:owner/repo` names a repository, `hf:owner/repo:file.gguf` a file in it, `hf:owner/repo:Q4_K_M`
+the file of that level; `hf:owner/repo@revision` is a branch or a commit. The library does the
+transfer: it honours HF_ENDPOINT, HF_HOME and HF_TOKEN, goes on after a broken connection and checks
+sizes; the content hash, where the hub gives one, is checked here.
 """
 
 from __future__ import annotations
@@ -171,9 +171,7 @@ def _download(
     if not known and on_download is not None:
         on_download(name, remote.size_bytes)
     try:
-        path = Path(
-            hub.hf_hub_download(reference.repo, name, revision=reference.revision)
-        )
+        path = Path(hub.hf_hub_download(reference.repo, name, revision=reference.revision))
     except Exception as error:  # the library raises its HTTP client's errors as they are
         try:
             _refuse(hub, reference, error)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
+from typing import Self
 
 from . import backends, sources
 from .artifact import Artifact
@@ -157,7 +158,7 @@ class Model:
         """Frees the weights and the context; safe to call twice."""
         self.session.close()
 
-    def __enter__(self) -> Model:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,9 @@ class InstalledModel:
 
 
 def resolve(
-    reference: str | os.PathLike[str], *, on_download: Callable[[str, int | None], None] | None = None
+    reference: str | os.PathLike[str],
+    *,
+    on_download: Callable[[str, int | None], None] | None = None,
 ) -> Path:
     """The local path of a model: of a GGUF file, fetched first when it is on a hub.
 
@@ -73,6 +76,19 @@ def resolve(
         way_out="See what is on this disk with: edge models"
         + (f"; or fetch it with: hf:{text}" if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else ""),
     )
+
+
+def cache_directory() -> Path:
+    """Where this program keeps what it can make again: XDG_CACHE_HOME, or the system's place."""
+    explicit = os.environ.get("XDG_CACHE_HOME")
+    if explicit:
+        return Path(explicit).expanduser() / "edge-runtime"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "edge-runtime"
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "edge-runtime"
+    return Path.home() / ".cache" / "edge-runtime"
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -156,9 +172,7 @@ def _described(name: str, path: Path, source: str) -> InstalledModel:
         artifact = Artifact.open(path)
     except EdgeError as error:
         problem = " ".join(part for part in (error.fact, error.cause) if part)
-        return InstalledModel(
-            name=name, path=path, source=source, size_bytes=size, problem=problem
-        )
+        return InstalledModel(name=name, path=path, source=source, size_bytes=size, problem=problem)
     return InstalledModel(
         name=name,
         path=path,

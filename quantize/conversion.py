@@ -12,15 +12,19 @@ import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from edge_runtime.artifact import Artifact, Level, ModelShape, TensorShape, levels
-from edge_runtime.artifact.keys import metadata_of
+from edge_runtime.artifact.keys import rope_table
 from edge_runtime.artifact.recipe import types_for
+from edge_runtime.artifact.shape import is_rope_table
 from edge_runtime.errors import FormatError
 
 from . import architectures
 from .architectures import Architecture, RowTransform
 from .checkpoint import Checkpoint, SourceTensor
 from .encoding import ENCODERS, encode
+from .metadata import model_metadata
 from .requantization import needs_importance, requantize
 from .tokenizer import vocabulary_metadata
 from .writers import gguf
@@ -79,22 +83,17 @@ def _write(
     progress: gguf.Progress | None,
 ) -> None:
     metadata: dict[str, gguf.Value] = {
-        **metadata_of(shape),
-        "general.name": shape.name,
-        "general.file_type": recipe.ftype,
-        "general.quantization_version": 2,
-        f"{shape.architecture}.vocab_size": shape.vocabulary_tokens,
+        **model_metadata(shape, recipe),
         **vocabulary_metadata(source, shape.vocabulary_tokens),
     }
     types = types_for(shape, recipe)
     sources = _sources(source, family, shape)
-    computed = family.computed(shape)
     tensors = []
     for tensor in shape.tensors:
         kind = types[tensor.name]
-        if tensor.name in computed:
-            data = encode(kind.name, tensor.name, computed[tensor.name].reshape(1, -1))
-            slabs = functools.partial(iter, (data,))
+        if is_rope_table(tensor.name):  # computed from the config, no checkpoint holds it
+            table = np.array([rope_table(shape, tensor.name)], np.float32)
+            slabs = functools.partial(iter, (encode(kind.name, tensor.name, table),))
         else:
             found = _found(tensor, sources)
             slabs = functools.partial(

@@ -13,12 +13,26 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.artifact import Artifact, GGMLType, Level, ModelShape, TensorShape, levels
-from edge_runtime.artifact.keys import metadata_of
+from edge_runtime.artifact import (
+    LAYERS_OF_MODEL_KEY,
+    SYNTHETIC_KEY,
+    Artifact,
+    GGMLType,
+    Level,
+    ModelShape,
+    TensorShape,
+    levels,
+)
+from edge_runtime.artifact.keys import rope_table
 from edge_runtime.artifact.recipe import types_for
+from edge_runtime.artifact.shape import is_rope_table
 
 from .blocks import Pool
+from .metadata import model_metadata
 from .writers import gguf
+
+KEPT_LAYERS_KEY = "edge_runtime.kept_layers"
+"""Metadata of a file cut in depth: the layers of the whole model whose types its layers have."""
 
 
 def synthesize(
@@ -105,17 +119,13 @@ def _plan(
 
 def _metadata(shape: ModelShape, recipe: Level, kept: tuple[int, ...]) -> dict[str, gguf.Value]:
     metadata: dict[str, gguf.Value] = {
-        **metadata_of(shape),
-        "general.name": shape.name,
-        "general.file_type": recipe.ftype,
-        "general.quantization_version": 2,
+        **model_metadata(shape, recipe),
         "tokenizer.ggml.model": "no_vocab",
-        f"{shape.architecture}.vocab_size": shape.vocabulary_tokens,
-        "edge_runtime.synthetic": True,
-        "edge_runtime.layers_of_model": shape.layers_of_model,
+        SYNTHETIC_KEY: True,
+        LAYERS_OF_MODEL_KEY: shape.layers_of_model,
     }
     if len(kept) < shape.layers_of_model:
-        metadata["edge_runtime.kept_layers"] = kept
+        metadata[KEPT_LAYERS_KEY] = kept
     return metadata
 
 
@@ -139,11 +149,9 @@ class _Slabs:
 
 def _fixed_values(shape: ModelShape, tensor: TensorShape) -> np.ndarray | None:
     """The values of tensors whose size matters to the arithmetic; None for all the others."""
-    if tensor.name == "rope_freqs.weight" and shape.rope_scaling and shape.rope_scaling.factors:
-        return np.array(shape.rope_scaling.factors, np.float32)
+    if is_rope_table(tensor.name):
+        return np.array(rope_table(shape, tensor.name), np.float32)
     if "norm" in tensor.name and tensor.name.endswith(".weight"):
-        return np.ones(tensor.elements, np.float32)
-    if tensor.name.startswith("rope_"):
         return np.ones(tensor.elements, np.float32)
     if tensor.name.endswith(".bias"):
         return np.zeros(tensor.elements, np.float32)

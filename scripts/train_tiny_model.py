@@ -12,9 +12,9 @@ The held-out excerpt for the tests is written to `--heldout` at the end.
 
 The default run reads 3.9 million tokens in about 15 minutes on one core of a server, shared, and
 needs less than 1 GB. What comes out alike, as far as it was tried (torch 2.13.0 for CPU, Linux, one
-machine): the same seed and steps with `--threads 1` gave the same bytes in every file, twice; the
-text, the excerpt and the tokenizer are the same with two threads, but the weights are not (after 30
-steps the perplexity differed by 0.3 %). Another processor or another torch was not tried.
+machine, runs of 30 steps): the same options with `--threads 1` gave the same bytes in every file.
+With two threads the excerpt and the tokenizer were the same, the weights were not (the perplexity
+differed by 0.3 %). Another processor, another torch and a second full run were not tried.
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ pipeline_tag: text-generation
 A toy Llama of {count} parameters that writes small English stories and answers a few easy
 questions. It ships with edge-runtime so that a fresh installation can write sentences without a
 download, and so that the tests have real logits, a real perplexity and a real tokenizer. It is not
-a product: it knows some thousand words and the few kinds of story its text has, and what it says
-that sounds like a fact may be chance.
+a product: it knows about a thousand words and the few kinds of story its text has. Its sentences
+are right, but it loses track of names and of who is he or she within a story, tells of an owl when
+asked for a fox, answers sums nearly, and meets a question it was not taught with an answer to
+another.
 
 | | |
 |---|---|
@@ -95,8 +97,8 @@ at 4. `<|pad|>` (0) was never seen in training.
     pip install torch==2.13.0 numpy safetensors tokenizers
     {command}
 
-This directory was made by that command with torch {torch}. What comes out alike the next time, and
-what may not, is said at the top of the script.
+This directory was made by that command with torch {torch}. What comes out alike the next
+time, and what may not, is said at the top of the script.
 """
 HELDOUT_SEED = 20_000_003
 TOKENIZER_DOCUMENTS = 6_000

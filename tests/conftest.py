@@ -1,4 +1,4 @@
-"""Model files the tests share: a random one with a byte vocabulary, and the shipped one converted."""
+"""Model files the tests share: a random one that speaks bytes, and the shipped one converted."""
 
 from __future__ import annotations
 

@@ -91,7 +91,8 @@ ROOMS = (
     Room("edge_runtime.backends.generation", (*VOCABULARY, BACKENDS)),
     Room(BACKENDS, VOCABULARY),
     Room("edge_runtime.model", (*VOCABULARY, BACKENDS, "edge_runtime.sources")),
-    Room("edge_runtime.sources", (*VOCABULARY, BACKENDS), lazy=("huggingface_hub",)),
+    Room("edge_runtime.sources", (*VOCABULARY, BACKENDS, "edge_runtime.hub")),
+    Room("edge_runtime.hub", (*VOCABULARY, "edge_runtime.sources"), lazy=("huggingface_hub",)),
     Room("edge_runtime.profiler.energy.*", VOCABULARY, lazy=("psutil", "pynvml", "amdsmi")),
     Room(
         "edge_runtime.profiler.*",

@@ -9,6 +9,7 @@ from .artifact import LAYERS_OF_MODEL_KEY, SYNTHETIC_KEY, Artifact
 from .gguf import TensorInfo
 from .ggml import GGML_TYPES, GGMLType, ValueType, tensor_type
 from .levels import LEVELS, Level, level
+from .recipe import types_for
 from .shape import ModelShape, RopeScaling, TensorShape
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "ValueType",
     "level",
     "tensor_type",
+    "types_for",
 ]

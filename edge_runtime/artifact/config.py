@@ -125,9 +125,7 @@ def shape_of_config(config: Mapping[str, object], *, name: str) -> ModelShape:
         parallel_residual=architecture in ("stablelm", "gptneox")
         and values.flag("use_parallel_residual"),
         attention_softcap=_cap(values, "attn_logit_softcapping", architecture == "gemma2"),
-        final_softcap=_cap(
-            values, "final_logit_softcapping", architecture in ("gemma2", "gemma3")
-        ),
+        final_softcap=_cap(values, "final_logit_softcapping", architecture in ("gemma2", "gemma3")),
         attention_scale=_cap(values, "attention_multiplier", architecture == "granite"),
         embedding_scale=_cap(values, "embedding_multiplier", architecture == "granite"),
         residual_scale=_cap(values, "residual_multiplier", architecture == "granite"),

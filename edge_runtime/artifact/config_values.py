@@ -45,9 +45,7 @@ class ConfigValues:
             _wrong(key, "an object", value)
         return ConfigValues(value)
 
-    def count(
-        self, *keys: str, default: int | None = None, least: int = 1, most: int
-    ) -> int:
+    def count(self, *keys: str, default: int | None = None, least: int = 1, most: int) -> int:
         """A whole number under the first of `keys` that is there."""
         key, value = self._first(keys, default)
         if isinstance(value, float) and value.is_integer():

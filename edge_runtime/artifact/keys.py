@@ -106,7 +106,9 @@ def _attention_pairs(shape: ModelShape) -> Iterator[_Pair]:
         yield "attention.sliding_window", U32, shape.sliding_window or 0
     else:
         yield "attention.sliding_window", U32, shape.sliding_window
-    if shape.sliding_layers != _usual_windows(shape.architecture, shape.layers, shape.sliding_window):
+    if shape.sliding_layers != _usual_windows(
+        shape.architecture, shape.layers, shape.sliding_window
+    ):
         yield "attention.sliding_window_pattern", ARRAY, shape.sliding_layers
     yield "attn_logit_softcapping", F32, shape.attention_softcap
     yield "final_logit_softcapping", F32, shape.final_softcap
@@ -146,9 +148,7 @@ class _Keys(ConfigValues):
     """A file's keys under its architecture's prefix; errors name them in full."""
 
 
-def shape_of_metadata(
-    metadata: Mapping[str, object], tensors: Iterable[TensorShape]
-) -> ModelShape:
+def shape_of_metadata(metadata: Mapping[str, object], tensors: Iterable[TensorShape]) -> ModelShape:
     """The shape a GGUF header describes.
 
     Raises UnsupportedError for an architecture that is not known, FormatError naming a key that
@@ -171,7 +171,9 @@ def shape_of_metadata(
     kv_heads = _uniform(values, metadata, prefix + "attention.head_count_kv", heads)
     if heads % kv_heads:
         raise FormatError(f"{prefix}attention.head_count_kv is {kv_heads} with {heads} heads.")
-    head_dim = values.count(prefix + "attention.key_length", default=max(hidden // heads, 1), most=2**14)
+    head_dim = values.count(
+        prefix + "attention.key_length", default=max(hidden // heads, 1), most=2**14
+    )
     whole = values.count("edge_runtime.layers_of_model", default=layers, least=layers, most=512)
     intermediate = _uniform(values, metadata, prefix + "feed_forward_length", None)
     experts = values.count(prefix + "expert_count", default=0, least=0, most=2**12)

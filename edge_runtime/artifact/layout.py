@@ -66,9 +66,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "granite": Family(),
         "starcoder2": Family(norm="layer", feed_forward="plain"),
         "gpt2": Family(norm="layer", attention="fused", feed_forward="plain", position_table=True),
-        "gptneox": Family(
-            norm="layer", attention="fused", feed_forward="plain", output="required"
-        ),
+        "gptneox": Family(norm="layer", attention="fused", feed_forward="plain", output="required"),
     }
 )
 """Every architecture known here, by its GGUF name."""
@@ -156,7 +154,10 @@ def _attention(shape: ModelShape, kind: Family) -> Iterator[_Row]:
             yield from _matrix(name, shape.hidden, width, shape.qkv_bias)
     yield from _matrix("attn_output", queries, shape.hidden, shape.attention_output_bias)
     if shape.qk_norm:
-        for name, count in (("attn_q_norm.weight", shape.heads), ("attn_k_norm.weight", shape.kv_heads)):
+        for name, count in (
+            ("attn_q_norm.weight", shape.heads),
+            ("attn_k_norm.weight", shape.kv_heads),
+        ):
             if kind.qk_norm == "each_head":
                 yield name, (shape.head_dim, count)
             elif kind.qk_norm == "all_heads":

@@ -84,9 +84,7 @@ class _Chooser:
 
     def _wanted(self, tensor: TensorShape) -> str:
         name = tensor.name
-        if name == "output.weight" or (
-            name == "token_embd.weight" and self._shape.tied_embeddings
-        ):
+        if name == "output.weight" or (name == "token_embd.weight" and self._shape.tied_embeddings):
             return self._output(tensor)
         if self._name == "MXFP4_MOE":
             return "MXFP4" if len(tensor.dims) == 3 else "Q8_0"

@@ -141,7 +141,9 @@ class ModelShape:
     def active_parameters(self) -> int:
         """Parameters that take part in one token: all but the experts it is not routed to."""
         return sum(
-            t.elements * self.experts_used // self.experts if is_expert_stack(t.name) else t.elements
+            t.elements * self.experts_used // self.experts
+            if is_expert_stack(t.name)
+            else t.elements
             for t in self.tensors
             if not is_rope_table(t.name)
         )
@@ -188,7 +190,8 @@ class ModelShape:
         """The KV cache llama.cpp allocates for a context of one sequence, bytes.
 
         Cells are padded to a multiple of 256. A windowed layer holds its window and one micro-batch
-        of cells, unless `swa_full`. Raises UsageError when the context is not positive.
+        of cells, unless `swa_full`. Raises UsageError when the context is not positive or the heads do not fit
+        the blocks of a type.
         """
         if context_tokens < 1:
             raise UsageError(f"A context of {context_tokens} tokens holds nothing.")
@@ -212,8 +215,17 @@ class ModelShape:
         return dataclasses.replace(self, layers=layers, sliding_layers=self.sliding_layers[:layers])
 
     def _kv_cell_bytes(self, kv_type_k: str, kv_type_v: str) -> int:
-        row = self.kv_heads * self.head_dim
-        return tensor_type(kv_type_k).row_bytes(row) + tensor_type(kv_type_v).row_bytes(row)
+        total = 0
+        for kind in (tensor_type(kv_type_k), tensor_type(kv_type_v)):
+            if self.head_dim % kind.block_elements:
+                raise UsageError(
+                    f"{self.name} cannot keep its KV cache as {kind.name.lower()}.",
+                    cause=f"Its heads are {self.head_dim} wide, no multiple of"
+                    f" {kind.block_elements}.",
+                    way_out="Use f16.",
+                )
+            total += kind.row_bytes(self.kv_heads * self.head_dim)
+        return total
 
     def _types(self, level_name: str) -> Mapping[str, GGMLType]:
         from .levels import level

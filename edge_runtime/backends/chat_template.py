@@ -7,7 +7,7 @@ given a guessed one; `plain_text` is the documented plain form for those who ask
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -95,7 +95,7 @@ def _refuse(message: object) -> NoReturn:
 
 
 def _now(pattern: str) -> str:
-    return datetime.datetime.now().astimezone().strftime(pattern)
+    return dt.datetime.now().astimezone().strftime(pattern)
 
 
 def _to_json(value: object, indent: int | None = None, **_: object) -> str:

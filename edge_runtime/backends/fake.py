@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from ..artifact import Artifact
 from ..errors import BackendError, MemoryLimitError, UnsupportedError, UsageError
@@ -69,6 +69,11 @@ class FakeScript:
             raise UsageError(
                 f"{SCRIPT_VARIABLE} holds no script.", cause=f"{error}.", way_out=f"Known: {known}."
             ) from error
+
+    def crashes_before_step(self, step: int) -> bool:
+        """Whether the decode step with this number, counted from 0, is the one that fails."""
+        limit = self.crash_after
+        return self.crash_at == "step" and limit is not None and step >= limit
 
     def step_duration_ns(self, step: int) -> int:
         """The duration of the decode step with this number, counted from 0."""
@@ -266,9 +271,8 @@ class FakeSession:
         generation.check_tokens((token,), self.vocabulary_tokens)
         generation.check_room(self, 1, len(self._held))
         script = self._script
-        if script.crash_at == "step" and script.crash_after is not None:
-            if self.steps >= script.crash_after:
-                _crash(script)
+        if script.crashes_before_step(self.steps):
+            _crash(script)
         self._pass_time(script.step_duration_ns(self.steps))
         self.steps += 1
         self._take([token])
@@ -370,7 +374,7 @@ class FakeSession:
         self._held = []
         self._has_logits = False
 
-    def __enter__(self) -> FakeSession:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -182,12 +182,20 @@ def stream(
             way_out="Give at least one word.",
         )
     check_room(session, len(tokens), 0)
-    return _pieces(session, tokens, max_tokens, sampling, TextAssembler(stop), cancel)
+    return _pieces(
+        session,
+        tokens,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        text=TextAssembler(stop),
+        cancel=cancel,
+    )
 
 
 def _pieces(
     session: Decoder,
     tokens: Sequence[int],
+    *,
     max_tokens: int | None,
     sampling: Sampling,
     text: TextAssembler,

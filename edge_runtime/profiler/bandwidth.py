@@ -9,6 +9,7 @@ streaming rate of one working set, which is stated: where a cache as large as th
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -84,10 +85,9 @@ def _fill(
     Untouched anonymous pages are all one page of zeros, which would be read from the cache.
     """
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        # Kernels without huge pages fill more slowly, nothing else.
+        with contextlib.suppress(OSError):
             block.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            pass  # kernels without huge pages fill more slowly, nothing else
     deadline = time.perf_counter() + FILL_BUDGET_S
     filled = [0] * threads
 

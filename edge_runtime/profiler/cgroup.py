@@ -52,7 +52,7 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
 
 
 def usable_cores(cores: int, root: Path = _ROOT) -> int:
-    """Cores left by the quota: whole ones, for a thread that is stopped half the time stalls all."""
+    """Whole cores left by the quota: a thread stopped half of the time would stall all others."""
     quota = cpu_quota(root)
     return cores if quota is None else max(1, min(cores, math.floor(quota + 1e-6)))
 

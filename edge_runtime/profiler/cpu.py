@@ -131,19 +131,19 @@ def read_sysctl(name: str) -> str | None:
 
 def windows_cpu() -> tuple[str, tuple[str, ...]]:
     """The processor's name from the registry and its features from the kernel."""
-    if sys.platform != "win32":
-        return "unknown processor", ()
-    import winreg
+    if sys.platform == "win32":
+        import winreg
 
-    name = "x86 processor"
-    key = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
-    with (
-        contextlib.suppress(OSError),
-        winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, key) as handle,
-    ):
-        name = str(winreg.QueryValueEx(handle, "ProcessorNameString")[0]).strip()
-    present = ctypes.windll.kernel32.IsProcessorFeaturePresent
-    return name, tuple(word for number, word in _WINDOWS.items() if present(number))
+        name = "unknown processor"
+        key = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
+        with (
+            contextlib.suppress(OSError),
+            winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, key) as handle,
+        ):
+            name = str(winreg.QueryValueEx(handle, "ProcessorNameString")[0]).strip()
+        present = ctypes.windll.kernel32.IsProcessorFeaturePresent
+        return name, tuple(word for number, word in _WINDOWS.items() if present(number))
+    return "unknown processor", ()
 
 
 def _field(text: str, key: str) -> str:

@@ -42,7 +42,7 @@ def available_memory_bytes(root: Path = _ROOT) -> int:
 
     Linux' `MemAvailable` counts page cache that can be given back; elsewhere psutil's `available`.
     """
-    if sys.platform != "linux" and root == _ROOT:
+    if root == _ROOT and sys.platform != "linux":
         import psutil
 
         return int(psutil.virtual_memory().available)
@@ -70,6 +70,7 @@ def _linux_host(gpus: tuple[Gpu, ...], root: Path) -> Host:
         cores_usable=cgroup.usable_cores(usable, root),
         isa=features,
         ram_bytes=min([total, *limits]),
+        ram_available_bytes=available_memory_bytes(root),
         virtualization=_virtualization(root),
         last_level_cache_bytes=_last_level_cache(root),
         gpus=gpus,
@@ -105,6 +106,7 @@ def _other_host(gpus: tuple[Gpu, ...], system: str) -> Host:
         cores_usable=min(logical, usable),
         isa=features,
         ram_bytes=int(psutil.virtual_memory().total),
+        ram_available_bytes=int(psutil.virtual_memory().available),
         virtualization=virtual,
         last_level_cache_bytes=cache,
         gpus=gpus,

@@ -9,7 +9,7 @@ error raised in the child arrives here as what it was. No child outlives its mea
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import os
 import signal
 import subprocess
@@ -23,7 +23,7 @@ from typing import IO
 
 from ..artifact import Artifact
 from ..errors import EdgeError, UsageError, WorkerError
-from ..measurement import ArtifactRecord, Host, Measurement, SessionOptions, Workload
+from ..measurement import ArtifactRecord, Measurement, SessionOptions, Workload
 from ..units import format_duration
 from . import energy
 from .host import detect_host
@@ -58,11 +58,13 @@ def measure(
         plan=plan,
         parent_pid=os.getpid(),
     )
+    # Before the child exists: its memory must not count as taken.
+    host = detect_host()
     outcome = _Child(spec, on_event).answer()
     return Measurement(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         tool_version=tool_version(),
-        host=_host(outcome),
+        host=replace(host, gpus=outcome.gpus),
         engine=outcome.engine,
         artifact=artifact_record(artifact),
         options=outcome.options,
@@ -129,10 +131,6 @@ def fitted_options(workload: Workload, options: SessionOptions) -> SessionOption
     return options
 
 
-def _host(outcome: Outcome) -> Host:
-    return detect_host(gpus=outcome.gpus)
-
-
 def tool_version() -> str:
     """The version of this package, as records carry it."""
     import edge_runtime
@@ -147,6 +145,7 @@ class _Child:
         self._spec = spec
         self._on_event = on_event
         self._timed_out = False
+        self._lingers = False
         self._oom_kills = oom_kills()
 
     def answer(self) -> Outcome:
@@ -158,15 +157,14 @@ class _Child:
             watchdog.start()
             try:
                 message = self._converse(process)
-                if message is not None:
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        process.wait(_EXIT_GRACE_S)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_EXIT_GRACE_S)
+                self._lingers = process.poll() is None
             finally:
                 watchdog.cancel()
                 # Also on KeyboardInterrupt and on an error in on_event: no orphan is left.
                 if process.poll() is None:
-                    if sys.exc_info()[0] is not None or message is not None:
-                        process.kill()
+                    process.kill()
                 process.wait()
                 for pipe in (process.stdin, process.stdout):
                     if pipe is not None:
@@ -180,7 +178,8 @@ class _Child:
 
     def _converse(self, process: subprocess.Popen[bytes]) -> Message | None:
         """Deals with events until the answer comes; None when the child ends without one."""
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         self._tell(process.stdin, encode(self._spec))
         while line := process.stdout.readline(MAX_LINE_BYTES):
             message = decode(line)
@@ -215,6 +214,11 @@ class _Child:
                 way_out="Measure fewer tokens, or allow more time.",
             )
         code = process.returncode
+        if self._lingers:
+            return WorkerError(
+                "The measuring process stopped answering but did not end; it was killed.",
+                cause=words.strip(),
+            )
         if code < 0:
             return WorkerError(
                 f"The measuring process was ended by {_signal_name(-code)}.",

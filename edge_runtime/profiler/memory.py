@@ -163,7 +163,7 @@ class PsutilMemory:
 
 
 def memory_source() -> MemorySource | Unavailable:
-    """This system's source, or why there is none."""
+    """The system's source, or why there is none."""
     try:
         return LinuxMemory() if sys.platform == "linux" else PsutilMemory()
     except (OSError, ImportError) as error:

@@ -15,7 +15,7 @@ from typing import Literal
 
 WARM_SHARE = 0.99
 COLD_SHARE = 0.05
-"""Up to this share may be resident and the load still counts as cold: the header was read before."""
+"""Up to this share may be resident and a load still counts as cold: the header was read."""
 
 _CHUNK_BYTES = 1 << 30
 _PROT_READ = 1

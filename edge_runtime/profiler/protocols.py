@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from ..backends import Piece, Sampling, Session
+from ..backends import Sampling, Session
 from ..errors import BackendError
 from ..measurement import Run, Workload
 from .memory import Phase
@@ -26,6 +26,12 @@ Boundary = Callable[[Phase], None]
 
 _WARM_UP_STEPS = 4
 """Decode steps of a chat warm-up: enough to build every graph and touch every buffer."""
+
+
+_NO_WORDS = (
+    "the artifact has no tokenizer: random token ids stand for the prompt's words, and sampled ids"
+    " are not turned into text"
+)
 
 
 class Runner(Protocol):
@@ -133,10 +139,7 @@ class ChatRunner:
             source = random.Random(seed)
             size = session.vocabulary_tokens
             self._prompt = [source.randrange(size) for _ in range(workload.prompt_tokens)]
-            self.notes = (
-                "the artifact has no tokenizer: random token ids stand for the prompt's words, and"
-                " sampled ids are not turned into text",
-            )
+            self.notes = (_NO_WORDS,)
 
     def warm_up(self) -> None:
         """The whole prompt and a few sampled tokens."""
@@ -169,18 +172,19 @@ class ChatRunner:
         clock = time.perf_counter_ns
         pieces = self._session.stream(self._prompt, max_tokens=len(stamps), sampling=self._sampling)
         done = 0
-        last: Piece | None = None
-        for last in pieces:
+        finish = None
+        for piece in pieces:
             if done == 0:
                 # Before the stamp: ten microseconds belong to the prompt rather than to a token.
                 boundary("decode")
             if done < len(stamps):
                 stamps[done] = clock()
             done += 1
+            finish = piece.finish
         if done != len(stamps):
             raise BackendError(
                 f"Generation ended after {done} of {len(stamps)} tokens.",
-                cause=f"The engine gave the reason {last.finish if last else None!r}.",
+                cause=f"The engine gave the reason {finish!r}.",
                 way_out="Give a larger context, or measure another workload.",
             )
 

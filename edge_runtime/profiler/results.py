@@ -17,7 +17,7 @@ MAX_FILE_BYTES = 1 << 30
 
 
 def create_results(path: Path) -> None:
-    """Makes an empty results file. Raises UsageError when there is one, DiskError when it cannot."""
+    """Makes an empty results file. Raises UsageError when it exists, DiskError when it cannot."""
     try:
         with path.open("xb"):
             pass

@@ -7,7 +7,7 @@ run again: same artifact, same options asked for, same workload, same processor.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -158,7 +158,7 @@ def _run(
         raise
     except EdgeError as error:
         return CellFailure(
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             tool_version=tool_version(),
             artifact=artifact_record(cell.artifact),
             requested=cell.options,

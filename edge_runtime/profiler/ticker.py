@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 from .. import statistics
 
@@ -51,7 +52,7 @@ class Ticker:
         self.failure: str | None = None
         """Why sampling ended early, or None."""
 
-    def __enter__(self) -> Ticker:
+    def __enter__(self) -> Self:
         """Starts sampling."""
         self._thread.start()
         return self

@@ -42,7 +42,7 @@ from .pagecache import drop_from_page_cache, page_cache_state, resident_share
 from .protocols import Runner, runner
 from .repetition import stop_reason
 from .ticker import Ticker
-from .wire import Message, Outcome, Plan, Progress, Spec, decode_spec, encode
+from .wire import Message, Outcome, Progress, Spec, decode_spec, encode
 
 _PR_SET_PDEATHSIG = 1
 
@@ -156,7 +156,7 @@ def perform(spec: Spec, channel: Channel) -> Outcome:
         for _ in range(plan.warmups):
             channel.send(Progress(stage="warming", max_runs=plan.max_runs))
             work.warm_up()
-        runs, stopped = _repeat(plan, spec.workload, work, instruments, channel, warmed)
+        runs, stopped = _repeat(spec, work, instruments, channel, warmed)
     return Outcome(
         engine=session.engine,
         gpus=chosen.gpus(),
@@ -176,10 +176,10 @@ def perform(spec: Spec, channel: Channel) -> Outcome:
 
 
 def _repeat(
-    plan: Plan, workload: Workload, work: Runner, instruments: Instruments, channel: Channel,
-    began_ns: int,
-) -> tuple[list[Run], str]:  # fmt: skip
+    spec: Spec, work: Runner, instruments: Instruments, channel: Channel, began_ns: int
+) -> tuple[list[Run], str]:
     """The timed repetitions, with the garbage collector out of the way."""
+    plan = spec.plan
     runs: list[Run] = []
     rates: list[float] = []
     longest_ns = 0
@@ -200,14 +200,14 @@ def _repeat(
                     max_runs=plan.max_runs,
                     elapsed_s=elapsed_ns / NS_PER_S,
                     tokens_per_s=_rate_so_far(rates),
-                )  # fmt: skip
+                )
             )
             began_run = time.perf_counter_ns()
             work.prepare()
             runs.append(work.run())
             instruments.end()
             longest_ns = max(longest_ns, time.perf_counter_ns() - began_run)
-            rates.append(_rate(runs[-1], workload))
+            rates.append(_rate(runs[-1], spec.workload))
     finally:
         instruments.stop_runs()
         gc.enable()

@@ -1,7 +1,7 @@
 """Families of checkpoints: one file each, found by the class name in `config.json`.
 
-A family says which source tensor becomes which, what is dropped by name, how rows are reordered
-and which tensors are computed. Sizes and metadata are `ModelShape`'s and not repeated here. Two
+A family says which source tensor becomes which, what is dropped by name and how rows are
+reordered. Sizes and metadata are `ModelShape`'s and not repeated here. Two
 families for one class, or a family that lacks a part, fail when this package is imported.
 """
 
@@ -46,9 +46,6 @@ class Architecture(Protocol):
     def transform(self, name: str, shape: ModelShape) -> RowTransform | None:
         """How the rows of the GGUF tensor `name` come from the source's; None when they are its."""
 
-    def computed(self, shape: ModelShape) -> Mapping[str, Floats]:
-        """GGUF tensors that follow from the config alone."""
-
 
 _Family = TypeVar("_Family", bound=type)
 _REGISTERED: dict[str, Architecture] = {}
@@ -58,7 +55,7 @@ def architecture(*class_names: str) -> Callable[[_Family], _Family]:
     """Registers a family for class names as `config.json` has them under `architectures`."""
 
     def register(family: _Family) -> _Family:
-        missing = {"names", "dropped", "transform", "computed"} - set(dir(family))
+        missing = {"names", "dropped", "transform"} - set(dir(family))
         if missing:
             raise TypeError(f"{family.__name__} lacks {', '.join(sorted(missing))}")
         for class_name in class_names:

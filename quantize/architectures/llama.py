@@ -53,9 +53,3 @@ class Llama:
             return heads[:, order].reshape(rows.shape)
 
         return RowTransform(group_rows=shape.head_dim, apply=interleave)
-
-    def computed(self, shape: ModelShape) -> Mapping[str, Floats]:
-        """Llama 3.1's stretched rotary frequencies, as divisors."""
-        if shape.rope_scaling is None or not shape.rope_scaling.factors:
-            return {}
-        return {"rope_freqs.weight": np.array(shape.rope_scaling.factors, np.float32)}

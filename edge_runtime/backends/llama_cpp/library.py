@@ -16,7 +16,7 @@ from ...measurement import Engine, Gpu
 
 _WARNING, _ERROR, _CONTINUED = 2, 3, 5
 _GPU_KINDS = (1, 2)
-"""ggml's device types for a graphics card with its own memory and for one that shares the host's."""
+"""ggml's device types of a graphics card with memory of its own and of one without."""
 
 _lock = threading.Lock()
 _library: Any = None

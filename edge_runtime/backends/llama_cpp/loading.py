@@ -30,9 +30,7 @@ DEFAULT_CONTEXT_TOKENS = 4096
 _MAX_CONTEXT_TOKENS = 1 << 24
 _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 _UNQUANTIZED = ("f32", "f16", "bf16")
-_BUFFER_LINE = re.compile(
-    r"\s(\S+)\s+(model|KV|compute|output|RS) buffer size\s*=\s*([\d.]+) MiB"
-)
+_BUFFER_LINE = re.compile(r"\s(\S+)\s+(model|KV|compute|output|RS) buffer size\s*=\s*([\d.]+) MiB")
 _PURPOSES: dict[str, Literal["model", "kv", "compute", "output", "recurrent"]] = {
     "model": "model", "KV": "kv", "compute": "compute", "output": "output", "RS": "recurrent",
 }  # fmt: skip
@@ -122,11 +120,8 @@ def _checked(lib: Any, artifact: Artifact, options: SessionOptions) -> SessionOp
     )
     _check_cache_fits(artifact, options, context)
     batch = min(options.batch_tokens, context)
-    if options.embeddings:
-        # Pooling happens inside one micro-batch, so a text must fit a single one.
-        micro_batch = batch
-    else:
-        micro_batch = min(options.micro_batch_tokens, batch)
+    # Pooling happens inside one micro-batch, so a text to embed must fit a single one.
+    micro_batch = batch if options.embeddings else min(options.micro_batch_tokens, batch)
     return replace(
         options,
         context_tokens=context,
@@ -167,9 +162,7 @@ def _check_cache_fits(artifact: Artifact, options: SessionOptions, context_token
 def _load_model(lib: Any, artifact: Artifact, options: SessionOptions, mark: int) -> int:
     params = lib.llama_model_default_params()
     params.n_gpu_layers = options.gpu_layers
-    params.load_mode = (
-        lib.LLAMA_LOAD_MODE_MMAP if options.memory_map else lib.LLAMA_LOAD_MODE_NONE
-    )
+    params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if options.memory_map else lib.LLAMA_LOAD_MODE_NONE
     model = lib.llama_model_load_from_file(os.fsencode(artifact.path), params)
     if not model:
         raise _loading_error(f"llama.cpp cannot load {artifact.path.name}.", mark)
@@ -191,9 +184,7 @@ def _with_context(
     context = lib.llama_init_from_model(model, params)
     if not context:
         raise _loading_error("llama.cpp cannot make a context.", mark)
-    lib.llama_set_abort_callback(
-        context, _abort_check(lib), ctypes.cast(abort, ctypes.c_void_p)
-    )
+    lib.llama_set_abort_callback(context, _abort_check(lib), ctypes.cast(abort, ctypes.c_void_p))
     memory = lib.llama_get_memory(context)
     in_force = replace(
         options,

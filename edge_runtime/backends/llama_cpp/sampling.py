@@ -61,14 +61,14 @@ class GrammarSampler(ChainSampler):
     """
 
     def __init__(self, session: LlamaCppSession, sampling: Sampling, grammar: str) -> None:
-        import numpy
+        import numpy as np
 
         self._grammar: int | None = None
         super().__init__(session, sampling)
-        self._numpy = numpy
-        self._kind = numpy.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
-        self._candidates = numpy.empty(session.vocabulary_tokens, self._kind)
-        self._ids = numpy.arange(session.vocabulary_tokens, dtype=numpy.int32)
+        self._np = np
+        self._kind = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
+        self._candidates = np.empty(session.vocabulary_tokens, self._kind)
+        self._ids = np.arange(session.vocabulary_tokens, dtype=np.int32)
         try:
             self._grammar = _grammar(session, grammar)
         except BaseException:
@@ -81,7 +81,7 @@ class GrammarSampler(ChainSampler):
             raise BackendError("This sampler is closed.")
         self._fill()
         token = self._choose(self._candidates)
-        if not self._allowed(self._numpy.array([(token, 1.0, 0.0)], self._kind)).any():
+        if not self._allowed(self._np.array([(token, 1.0, 0.0)], self._kind)).any():
             self._fill()
             kept = self._candidates[self._allowed(self._candidates)]
             if not kept.size:
@@ -122,7 +122,7 @@ class GrammarSampler(ChainSampler):
     def _allowed(self, candidates: Any) -> Any:
         array = self._array(candidates)
         self._lib.llama_sampler_apply(self._grammar, ctypes.byref(array))
-        return candidates["logit"] > -self._numpy.inf
+        return candidates["logit"] > -self._np.inf
 
 
 def make_sampler(session: LlamaCppSession, sampling: Sampling) -> ChainSampler:
@@ -188,7 +188,7 @@ def _grammar(session: LlamaCppSession, text: str) -> int:
             vocabulary, text.encode("utf-8", "replace"), b"root"
         )
     if not sampler:
-        told = " ".join(printed).partition("error parsing grammar:")[2].strip()
+        told = " ".join(printed).partition("error parsing grammar:")[2].strip().partition("\n")[0]
         raise UsageError(
             "The grammar is no valid GBNF.",
             cause=f"llama.cpp says: {told[:200]}." if told else "It has no rule named root.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, Self, cast
 
 from ...artifact import Artifact
 from ...errors import BackendError, ContextFullError, MemoryLimitError, UnsupportedError, UsageError
@@ -54,7 +54,7 @@ class LlamaCppSession:
         self._synchronize = lib.llama_synchronize
         self._one = (ctypes.c_int32 * 1)()
         self._one_batch = _batch_over(lib, self._one)
-        self._many = (ctypes.c_int32 * self.options.batch_tokens)()
+        self._many: Any = (ctypes.c_int32 * self.options.batch_tokens)()
         self._many_batch = _batch_over(lib, self._many)
 
     @property
@@ -158,13 +158,13 @@ class LlamaCppSession:
 
     def logits_view(self) -> Any:
         """The engine's own memory of the latest logits; valid until the next evaluation."""
-        import numpy
+        import numpy as np
 
         lib = self.native.lib
         pointer = lib.llama_get_logits_ith(self.ready_context(), -1)
         if not pointer:
             raise BackendError("llama.cpp gave no logits.")
-        return numpy.ctypeslib.as_array(pointer, (self.vocabulary_tokens,))
+        return np.ctypeslib.as_array(pointer, (self.vocabulary_tokens,))
 
     def ready_context(self) -> int:
         """The engine's context with logits in it. Raises BackendError when there are none."""
@@ -233,7 +233,7 @@ class LlamaCppSession:
         over its tokens. The context is empty afterwards. Raises ContextFullError for a text longer
         than one batch, because pooling does not reach across batches.
         """
-        import numpy
+        import numpy as np
 
         context = self._open_context()
         if not self.options.embeddings:
@@ -266,13 +266,12 @@ class LlamaCppSession:
             if not pointer:
                 raise BackendError("llama.cpp gave no embedding.")
             width = lib.llama_model_n_embd_out(self.native.model)
-            vector = numpy.ctypeslib.as_array(pointer, (width,)).astype(numpy.float32)
+            vector = np.ctypeslib.as_array(pointer, (width,)).astype(np.float32)
         finally:
             lib.llama_set_embeddings(context, False)
             self._cut(0)
-        norm = float(numpy.linalg.norm(vector))
-        unit: Sequence[float] = vector / norm if norm > 0 else vector
-        return unit
+        norm = float(np.linalg.norm(vector))
+        return cast(Sequence[float], vector / norm if norm > 0 else vector)
 
     def close(self) -> None:
         """Frees the context and the weights; safe to call twice."""
@@ -280,7 +279,7 @@ class LlamaCppSession:
         self._held = []
         self.native.free()
 
-    def __enter__(self) -> LlamaCppSession:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

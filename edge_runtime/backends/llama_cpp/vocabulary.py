@@ -21,9 +21,7 @@ class Vocabulary:
         self._lib = bindings
         self.pointer = pointer
         self.tokens: int = bindings.llama_vocab_n_tokens(pointer)
-        self.is_empty: bool = (
-            bindings.llama_vocab_type(pointer) == bindings.LLAMA_VOCAB_TYPE_NONE
-        )
+        self.is_empty: bool = bindings.llama_vocab_type(pointer) == bindings.LLAMA_VOCAB_TYPE_NONE
         self._pieces: dict[int, bytes] = {}
         self._buffer = ctypes.create_string_buffer(256)
         self._end_tokens: tuple[int, ...] | None = None
@@ -88,9 +86,7 @@ class Vocabulary:
 
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         buffer = self._buffer
-        count = self._lib.llama_token_to_piece(
-            self.pointer, token, buffer, len(buffer), 0, special
-        )
+        count = self._lib.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, special)
         if count < 0:
             buffer = self._buffer = ctypes.create_string_buffer(-count)
             count = self._lib.llama_token_to_piece(

@@ -8,7 +8,8 @@ import pytest
 
 from edge_runtime.artifact import LEVELS, ModelShape
 from edge_runtime.artifact.layout import FAMILIES
-from quantize import convert, requantize, synthesize
+import quantize
+from quantize import requantize, synthesize
 
 pytestmark = pytest.mark.engine
 
@@ -113,7 +114,7 @@ def table(artifact) -> list:
 def test_tensor_table_is_that_of_the_really_quantized_file(
     checkpoint: Path, tmp_path: Path, level: str
 ) -> None:
-    full = convert(checkpoint, tmp_path / "full.gguf", level="F16")
+    full = quantize.convert(checkpoint, tmp_path / "full.gguf", level="F16")
     real = requantize(full.path, tmp_path / "real.gguf", level)
     synthetic = synthesize(full.shape, level, tmp_path / "synthetic.gguf")
     assert table(synthetic) == table(real)

@@ -1,0 +1,243 @@
+"""`edge profile`: a model measured cell by cell, every raw sample kept.
+
+This file reads the arguments and shows the rows; `profiler` measures and `report.records` words.
+Data goes to stdout, everything else to stderr. Nothing is drawn while something is timed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+import typer
+
+from ..errors import EdgeError, UsageError
+from ..measurement import CellFailure, KvType, Measurement, SessionOptions
+from ..units import format_rate, parse_duration_s
+
+if TYPE_CHECKING:
+    from ..artifact import Artifact
+    from ..profiler import Cell, Plan, Progress
+    from ..report.records import RecordWriter
+
+_PANEL_WHAT = "What to run"
+_PANEL_HOW = "How to open the model"
+_PANEL_CARE = "How carefully"
+_PANEL_OUT = "Output"
+_AUTO = "auto"
+_FORMATS = "md, csv, json, jsonl or sql"
+
+
+def profile(
+    model: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="GGUF file, directory or hf:owner/repo[:file]. Without one, the model that"
+            " ships with edge-runtime.",
+            show_default=False,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str,
+        typer.Option(
+            "-p", "--prompt-tokens", help="Prompt lengths (ppN).", rich_help_panel=_PANEL_WHAT
+        ),
+    ] = "512",
+    generate: Annotated[
+        str,
+        typer.Option(
+            "-n", "--generate-tokens", help="Output lengths (tgN).", rich_help_panel=_PANEL_WHAT
+        ),
+    ] = "128",
+    pairs: Annotated[
+        str | None,
+        typer.Option(
+            "-pg", help="Prompt and output in one run: 512,128.", rich_help_panel=_PANEL_WHAT
+        ),
+    ] = None,
+    depth: Annotated[
+        str,
+        typer.Option(
+            "-d",
+            "--depth",
+            help="Tokens in the context beforehand: 0,2048.",
+            rich_help_panel=_PANEL_WHAT,
+        ),
+    ] = "0",
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "-w",
+            "--workload",
+            help="Chat-like workloads instead of ppN and tgN: chat,summarize,write.",
+            rich_help_panel=_PANEL_WHAT,
+        ),
+    ] = None,
+    threads: Annotated[
+        str | None,
+        typer.Option(
+            "-t",
+            "--threads",
+            help="Threads: 2, 1-4, or auto to find the best number.",
+            rich_help_panel=_PANEL_HOW,
+        ),
+    ] = None,
+    batch: Annotated[
+        str, typer.Option("-b", "--batch", help="Logical batch.", rich_help_panel=_PANEL_HOW)
+    ] = "2048",
+    micro_batch: Annotated[
+        str,
+        typer.Option("-ub", "--micro-batch", help="Physical batch.", rich_help_panel=_PANEL_HOW),
+    ] = "512",
+    kv_k: Annotated[
+        str, typer.Option("-ctk", help="Type of the K cache.", rich_help_panel=_PANEL_HOW)
+    ] = "f16",
+    kv_v: Annotated[
+        str, typer.Option("-ctv", help="Type of the V cache.", rich_help_panel=_PANEL_HOW)
+    ] = "f16",
+    flash: Annotated[
+        str,
+        typer.Option(
+            "-fa",
+            "--flash-attention",
+            help="auto, on, off (also 0 and 1).",
+            rich_help_panel=_PANEL_HOW,
+        ),
+    ] = "auto",
+    gpu_layers: Annotated[
+        str | None,
+        typer.Option(
+            "-ngl", "--gpu-layers", help="Layers on the GPU.", rich_help_panel=_PANEL_HOW
+        ),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "-c",
+            "--context",
+            min=1,
+            help="Context to allocate; the workload's own length if not given.",
+            rich_help_panel=_PANEL_HOW,
+            show_default=False,
+        ),
+    ] = None,
+    mmap: Annotated[
+        bool,
+        typer.Option(
+            "--mmap/--no-mmap", help="Map the file or read it.", rich_help_panel=_PANEL_HOW
+        ),
+    ] = True,
+    backend: Annotated[
+        str, typer.Option("--backend", help="Inference engine.", rich_help_panel=_PANEL_HOW)
+    ] = "llama_cpp",
+    repetitions: Annotated[
+        str,
+        typer.Option(
+            "-r",
+            "--repetitions",
+            help="Fewest-most repetitions, or one number for both.",
+            rich_help_panel=_PANEL_CARE,
+        ),
+    ] = "3-10",
+    half_width: Annotated[
+        float,
+        typer.Option(
+            "--precision",
+            min=0.0,
+            max=1.0,
+            help="Repeat until the 95 % interval is within this share.",
+            rich_help_panel=_PANEL_CARE,
+        ),
+    ] = 0.02,
+    budget: Annotated[
+        str,
+        typer.Option("--budget", help="Time for each cell.", rich_help_panel=_PANEL_CARE),
+    ] = "60s",
+    warmups: Annotated[
+        int,
+        typer.Option("--warmups", min=0, help="Untimed runs before.", rich_help_panel=_PANEL_CARE),
+    ] = 1,
+    cold: Annotated[
+        bool,
+        typer.Option(
+            "--cold", help="Drop the file from the page cache first.", rich_help_panel=_PANEL_CARE
+        ),
+    ] = False,
+    output: Annotated[
+        str, typer.Option("-o", "--output", help=_FORMATS, rich_help_panel=_PANEL_OUT)
+    ] = "md",
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save", help="Keep every record in this new JSONL file.", rich_help_panel=_PANEL_OUT
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            help="Go on with a saved file: finished cells are not run again.",
+            rich_help_panel=_PANEL_OUT,
+        ),
+    ] = None,
+    keep_failed: Annotated[
+        bool,
+        typer.Option(
+            "--keep-failed",
+            help="When resuming, do not try failed cells again.",
+            rich_help_panel=_PANEL_OUT,
+        ),
+    ] = False,
+) -> None:
+    """Measure a model: tokens/s, latency, memory, every sample kept."""
+    from ..profiler import Plan
+    from ..profiler import sweep
+    from ..profiler.results import create_results, read_results
+    from ..report.records import record_writer
+
+    fewest, most = _repetitions(repetitions)
+    plan = Plan(
+        warmups=warmups,
+        min_runs=fewest,
+        max_runs=most,
+        target_relative_half_width=half_width,
+        budget_s=parse_duration_s(budget),
+        cold_cache=cold,
+    )
+    if workload is not None:
+        workloads = sweep.chat_workloads(workload.split(","))
+    else:
+        workloads = sweep.bench_workloads(
+            sweep.parse_numbers(prompt, "-p"),
+            sweep.parse_numbers(generate, "-n"),
+            sweep.parse_numbers(depth, "-d"),
+            sweep.parse_pairs(pairs, "-pg") if pairs else (),
+        )
+    if not workloads:
+        raise UsageError("There is nothing to measure.", way_out="Give -p, -n or -pg a length.")
+    base = SessionOptions(backend=backend, context_tokens=context, memory_map=mmap)
+    axes = _axes(threads, gpu_layers, batch, micro_batch, (kv_k, kv_v), flash)
+    writer = record_writer(output, sys.stdout)
+    if save is not None and resume is not None:
+        raise UsageError("--save and --resume name two files.", way_out="Give only --resume.")
+    earlier = read_results(resume) if resume is not None and resume.exists() else ()
+    artifacts = _artifacts(model or [])
+    target = resume or save
+    if target is not None and not target.exists():
+        create_results(target)
+    elif save is not None:
+        create_results(save)
+    session = _Sweep(writer, target, plan)
+    options = sweep.option_grid(base, axes)
+    if threads == _AUTO:
+        cells = [c for a in artifacts for c in session.tuned(a, options, workloads)]
+    else:
+        cells = [
+            sweep.Cell(artifact=a, options=o, workload=w)
+            for a in artifacts
+            for o in options
+            for w in workloads
+        ]
+    session.run(cells, earlier, retry_failed=not keep_failed)

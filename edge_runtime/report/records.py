@@ -1,0 +1,248 @@
+"""Measurements and failed cells as markdown, CSV, JSON, JSON lines or SQL, one at a time.
+
+Every writer shows a record as soon as it is given and flushes, so that an interrupted sweep has
+shown all it measured. JSON and JSON lines carry the whole record; the others carry one flat row of
+figures derived from it. Units are in the column names, except in markdown, which is for people.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from typing import Protocol, TextIO
+
+from .. import statistics
+from ..errors import UsageError
+from ..measurement import CellFailure, Measurement, Memory
+from ..units import NS_PER_S, format_bytes, format_count, format_duration, format_rate
+from .rows import COLUMNS, Record, Value, energy_words, error_words, options_of, row
+
+SQL_TABLE = "edge_measurements"
+
+
+class RecordWriter(Protocol):
+    """Shows records one after the other on a stream."""
+
+    def write(self, record: Record) -> None:
+        """Shows one record and flushes."""
+
+    def close(self) -> None:
+        """Ends the document; the stream stays open."""
+
+
+def record_writer(form: str, stream: TextIO) -> RecordWriter:
+    """The writer of a format: md, csv, json, jsonl or sql. Raises UsageError for another."""
+    maker = _WRITERS.get(form)
+    if maker is None:
+        raise UsageError(
+            f"There is no output format {form!r}.", way_out=f"Choose from: {', '.join(_WRITERS)}."
+        )
+    return maker(stream)
+
+
+class _Markdown:
+    """A table whose columns fit usual contents, so that rows line up as they come."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._begun = False
+
+    def write(self, record: Record) -> None:
+        if not self._begun:
+            self._begun = True
+            self._line(tuple(MARKDOWN_COLUMNS))
+            rules = ("-" * (width + 2) for _, width in MARKDOWN_COLUMNS.values())
+            self._stream.write("|" + "|".join(rules) + "|\n")
+        self._line(tuple(words(record) for words, _ in MARKDOWN_COLUMNS.values()))
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.flush()
+
+    def _line(self, cells: tuple[str, ...]) -> None:
+        padded = (
+            cell.replace("|", "\\|").replace("\n", " ").ljust(width)
+            for cell, (_, width) in zip(cells, MARKDOWN_COLUMNS.values(), strict=True)
+        )
+        self._stream.write("| " + " | ".join(padded) + " |\n")
+
+
+class _Csv:
+    """RFC 4180 with a header line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._writer: csv.DictWriter[str] | None = None
+
+    def write(self, record: Record) -> None:
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._stream, list(COLUMNS), lineterminator="\n")
+            self._writer.writeheader()
+        self._writer.writerow(row(record))
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
+class _JsonLines:
+    """One whole record per line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, record: Record) -> None:
+        self._stream.write(json.dumps(record.to_json(), allow_nan=False) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
+class _Json:
+    """One array of whole records; it is a document once it is closed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._separator = "[\n"
+
+    def write(self, record: Record) -> None:
+        self._stream.write(self._separator + json.dumps(record.to_json(), allow_nan=False))
+        self._stream.flush()
+        self._separator = ",\n"
+
+    def close(self) -> None:
+        self._stream.write("[]\n" if self._separator == "[\n" else "\n]\n")
+        self._stream.flush()
+
+
+class _Sql:
+    """Statements for SQLite and most other databases."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._begun = False
+
+    def write(self, record: Record) -> None:
+        if not self._begun:
+            self._begun = True
+            columns = ",\n".join(f"  {name} {kind}" for name, (_, kind) in COLUMNS.items())
+            self._stream.write(f"CREATE TABLE IF NOT EXISTS {SQL_TABLE} (\n{columns}\n);\n\n")
+        values = ", ".join(_sql_literal(value) for value in row(record).values())
+        names = ", ".join(COLUMNS)
+        self._stream.write(f"INSERT INTO {SQL_TABLE} ({names}) VALUES ({values});\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
+_WRITERS: Mapping[str, Callable[[TextIO], RecordWriter]] = {
+    "md": _Markdown, "csv": _Csv, "json": _Json, "jsonl": _JsonLines, "sql": _Sql,
+}  # fmt: skip
+FORMATS = tuple(_WRITERS)
+
+
+def _sql_literal(value: Value) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, int | float):
+        return repr(value)
+    return "'" + value.replace("\0", "").replace("'", "''") + "'"
+
+
+def _model(record: Record) -> str:
+    artifact = record.artifact
+    words = f"{artifact.name} {artifact.level}"
+    if artifact.layers != artifact.layers_of_model:
+        words += f", {artifact.layers} of {artifact.layers_of_model} layers"
+    return words + (" (synthetic)" if artifact.synthetic else "")
+
+
+def _threads(record: Record) -> str:
+    threads = options_of(record).threads
+    return "engine's" if threads is None else str(threads)
+
+
+def _rate(record: Record) -> str:
+    """The mean rate and half of its 95 % interval: decode where anything decodes, else prefill."""
+    if isinstance(record, CellFailure):
+        return "failed"
+    rate = record.decode_tokens_per_s or record.prefill_tokens_per_s
+    if rate is None:
+        return "too few tokens"
+    if len(record.runs) == 1:
+        return f"{format_rate(rate.value)} (1 run)"
+    return f"{rate.value:.2f} ± {(rate.high - rate.low) / 2:.2f}"
+
+
+def _median(record: Record) -> str:
+    if isinstance(record, CellFailure):
+        return ""
+    samples = record.decode_samples or record.prefill_samples
+    return f"{statistics.median(samples):.2f}" if samples else ""
+
+
+def _latencies(samples: tuple[float, ...], percents: tuple[int, ...]) -> str:
+    if not samples:
+        return ""
+    return " / ".join(format_duration(statistics.percentile(samples, p)) for p in percents)
+
+
+def _ttft(record: Record) -> str:
+    return "" if isinstance(record, CellFailure) else _latencies(record.ttft_samples_s, (50, 90))
+
+
+def _itl(record: Record) -> str:
+    if isinstance(record, CellFailure):
+        return ""
+    steps = tuple(step / NS_PER_S for step in record.step_samples_ns)
+    return _latencies(steps, (50, 90, 99))
+
+
+def _load(record: Record) -> str:
+    if isinstance(record, CellFailure):
+        return ""
+    return f"{format_duration(record.load.duration_ns / NS_PER_S)} {record.load.page_cache}"
+
+
+def _memory(record: Record) -> str:
+    if isinstance(record, CellFailure):
+        return ""
+    memory = record.memory
+    if not isinstance(memory, Memory):
+        return f"unavailable: {memory.reason}"
+    anonymous = max((phase.anonymous_bytes for phase in memory.phases), default=0)
+    mapped = max((phase.file_bytes for phase in memory.phases), default=0)
+    return f"{format_bytes(anonymous)} + {format_bytes(mapped)} file"
+
+
+def _remarks(record: Record) -> str:
+    if isinstance(record, CellFailure):
+        return error_words(record)
+    return "; ".join((*record.noise.flags, *record.notes)) or "quiet"
+
+
+MARKDOWN_COLUMNS: Mapping[str, tuple[Callable[[Record], str], int]] = {
+    "model": (_model, 28),
+    "size": (lambda r: format_bytes(r.artifact.size_bytes), 8),
+    "params": (lambda r: format_count(r.artifact.parameters), 6),
+    "backend": (lambda r: options_of(r).backend, 9),
+    "threads": (_threads, 7),
+    "test": (lambda r: r.workload.name, 13),
+    "t/s ± 95 %": (_rate, 15),
+    "median": (_median, 7),
+    "TTFT P50 / P90": (_ttft, 17),
+    "ITL P50 / P90 / P99": (_itl, 27),
+    "load, page cache": (_load, 16),
+    "peak memory": (_memory, 23),
+    "energy": (
+        lambda r: energy_words(r) if isinstance(r, Measurement) else "",
+        38,
+    ),
+    "noise and notes": (_remarks, 15),
+}
+"""Column title -> its words for a record, and the width that usual contents take."""

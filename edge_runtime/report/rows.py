@@ -1,0 +1,162 @@
+"""The flat row of a measurement or a failed cell: named columns, SI units, None for no figure.
+
+The figures are those the record computes from its own samples; a failed cell has none, and keeps
+its reason instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from .. import statistics
+from ..measurement import CellFailure, Energy, Measurement, Memory, PhasePeak, SessionOptions
+from ..units import NS_PER_S
+
+Record = Measurement | CellFailure
+Value = str | int | float | bool | None
+
+
+def row(record: Record) -> dict[str, Value]:
+    """The flat row of a record: SI units, None where there is no figure."""
+    return {name: value(record) for name, (value, _) in COLUMNS.items()}
+
+
+def options_of(record: Record) -> SessionOptions:
+    """The options in force, or those asked for where nothing ever ran."""
+    return record.options if isinstance(record, Measurement) else record.requested
+
+
+def energy_words(measurement: Measurement) -> str:
+    """Where the energy comes from, or why there is none."""
+    energy = measurement.energy
+    return energy.source if isinstance(energy, Energy) else f"unavailable: {energy.reason}"
+
+
+def error_words(failure: CellFailure) -> str:
+    """The failure's fact, cause and way out in one line."""
+    return " ".join(part for part in (failure.fact, failure.cause, failure.way_out) if part)
+
+
+def _of(value: Callable[[Measurement], Value]) -> Callable[[Record], Value]:
+    """A column that a failed cell leaves empty."""
+    return lambda record: value(record) if isinstance(record, Measurement) else None
+
+
+def _stat(value: Callable[[tuple[float, ...]], float], decode: bool) -> Callable[[Record], Value]:
+    def column(record: Record) -> Value:
+        if not isinstance(record, Measurement):
+            return None
+        samples = record.decode_samples if decode else record.prefill_samples
+        return value(samples) if samples else None
+
+    return column
+
+
+def _bound(name: str, decode: bool) -> Callable[[Record], Value]:
+    def column(record: Record) -> Value:
+        if not isinstance(record, Measurement):
+            return None
+        rate = record.decode_tokens_per_s if decode else record.prefill_tokens_per_s
+        found: float | None = getattr(rate, name) if rate else None
+        return found
+
+    return column
+
+
+def _ttft(percent: float) -> Callable[[Record], Value]:
+    return _of(lambda m: _percentile(m.ttft_samples_s, percent))
+
+
+def _itl(percent: float) -> Callable[[Record], Value]:
+    return _of(lambda m: m.itl_s(percent))
+
+
+def _percentile(samples: tuple[float, ...], percent: float) -> float | None:
+    return statistics.percentile(samples, percent) if samples else None
+
+
+def _phase(name: str, value: Callable[[PhasePeak], int]) -> Callable[[Record], Value]:
+    def column(record: Record) -> Value:
+        if not isinstance(record, Measurement) or not isinstance(record.memory, Memory):
+            return None
+        found = [value(p) for p in record.memory.phases if name in (p.phase, "")]
+        return max(found) if found else None
+
+    return column
+
+
+def _error(record: Record) -> Value:
+    return error_words(record) if isinstance(record, CellFailure) else None
+
+
+def _energy_joules(measurement: Measurement) -> float | None:
+    energy = measurement.energy
+    return energy.joules_gross if isinstance(energy, Energy) else None
+
+
+COLUMNS: Mapping[str, tuple[Callable[[Record], Value], str]] = {
+    "status": (lambda r: "measured" if isinstance(r, Measurement) else "failed", "TEXT"),
+    "created": (lambda r: r.created, "TEXT"),
+    "tool_version": (lambda r: r.tool_version, "TEXT"),
+    "model": (lambda r: r.artifact.name, "TEXT"),
+    "file": (lambda r: r.artifact.file, "TEXT"),
+    "fingerprint": (lambda r: r.artifact.fingerprint, "TEXT"),
+    "architecture": (lambda r: r.artifact.architecture, "TEXT"),
+    "level": (lambda r: r.artifact.level, "TEXT"),
+    "size_bytes": (lambda r: r.artifact.size_bytes, "INTEGER"),
+    "parameters": (lambda r: r.artifact.parameters, "INTEGER"),
+    "layers": (lambda r: r.artifact.layers, "INTEGER"),
+    "layers_of_model": (lambda r: r.artifact.layers_of_model, "INTEGER"),
+    "basis": (_of(lambda m: m.basis.value), "TEXT"),
+    "cpu": (_of(lambda m: m.host.cpu), "TEXT"),
+    "backend": (lambda r: options_of(r).backend, "TEXT"),
+    "engine_version": (_of(lambda m: m.engine.version), "TEXT"),
+    "threads": (lambda r: options_of(r).threads, "INTEGER"),
+    "context_tokens": (lambda r: options_of(r).context_tokens, "INTEGER"),
+    "batch_tokens": (lambda r: options_of(r).batch_tokens, "INTEGER"),
+    "micro_batch_tokens": (lambda r: options_of(r).micro_batch_tokens, "INTEGER"),
+    "gpu_layers": (lambda r: options_of(r).gpu_layers, "INTEGER"),
+    "flash_attention": (lambda r: options_of(r).flash_attention, "TEXT"),
+    "kv_type_k": (lambda r: options_of(r).kv_type_k, "TEXT"),
+    "kv_type_v": (lambda r: options_of(r).kv_type_v, "TEXT"),
+    "memory_map": (lambda r: options_of(r).memory_map, "INTEGER"),
+    "test": (lambda r: r.workload.name, "TEXT"),
+    "protocol": (lambda r: r.workload.protocol, "TEXT"),
+    "prompt_tokens": (lambda r: r.workload.prompt_tokens, "INTEGER"),
+    "generate_tokens": (lambda r: r.workload.generate_tokens, "INTEGER"),
+    "depth_tokens": (lambda r: r.workload.depth_tokens, "INTEGER"),
+    "runs": (_of(lambda m: len(m.runs)), "INTEGER"),
+    "stopped": (_of(lambda m: m.stopped), "TEXT"),
+    "decode_tokens_per_s": (_stat(statistics.mean, True), "REAL"),
+    "decode_tokens_per_s_low": (_bound("low", True), "REAL"),
+    "decode_tokens_per_s_high": (_bound("high", True), "REAL"),
+    "decode_tokens_per_s_stddev": (_stat(statistics.stddev, True), "REAL"),
+    "decode_tokens_per_s_median": (_stat(statistics.median, True), "REAL"),
+    "prefill_tokens_per_s": (_stat(statistics.mean, False), "REAL"),
+    "prefill_tokens_per_s_low": (_bound("low", False), "REAL"),
+    "prefill_tokens_per_s_high": (_bound("high", False), "REAL"),
+    "prefill_tokens_per_s_stddev": (_stat(statistics.stddev, False), "REAL"),
+    "prefill_tokens_per_s_median": (_stat(statistics.median, False), "REAL"),
+    "ttft_s_p50": (_ttft(50), "REAL"),
+    "ttft_s_p90": (_ttft(90), "REAL"),
+    "itl_s_p50": (_itl(50), "REAL"),
+    "itl_s_p90": (_itl(90), "REAL"),
+    "itl_s_p99": (_itl(99), "REAL"),
+    "load_s": (_of(lambda m: m.load.duration_ns / NS_PER_S), "REAL"),
+    "page_cache": (_of(lambda m: m.load.page_cache), "TEXT"),
+    "peak_bytes": (_phase("", lambda p: p.peak_bytes), "INTEGER"),
+    "peak_anonymous_bytes": (_phase("", lambda p: p.anonymous_bytes), "INTEGER"),
+    "peak_file_bytes": (_phase("", lambda p: p.file_bytes), "INTEGER"),
+    "load_peak_bytes": (_phase("load", lambda p: p.peak_bytes), "INTEGER"),
+    "prefill_peak_bytes": (_phase("prefill", lambda p: p.peak_bytes), "INTEGER"),
+    "decode_peak_bytes": (_phase("decode", lambda p: p.peak_bytes), "INTEGER"),
+    "energy_joules": (_of(_energy_joules), "REAL"),
+    "energy_source": (_of(energy_words), "TEXT"),
+    "load_average": (_of(lambda m: m.noise.load_average), "REAL"),
+    "foreign_cpu_share": (_of(lambda m: m.noise.foreign_share), "REAL"),
+    "steal_share": (_of(lambda m: m.noise.steal_share), "REAL"),
+    "noise_flags": (_of(lambda m: "; ".join(m.noise.flags)), "TEXT"),
+    "notes": (_of(lambda m: "; ".join(m.notes)), "TEXT"),
+    "error": (_error, "TEXT"),
+}  # fmt: skip
+"""Column name -> its value in a record, and its SQL type. The order is the order in every format."""

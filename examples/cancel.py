@@ -1,0 +1,36 @@
+"""Runs a model in an application that stays responsive: python examples/cancel.py [MODEL].
+
+One thread owns the model and writes into a queue; the main thread shows what comes and may stop it
+at any time by setting an event. Generation ends within one token.
+"""
+
+import queue
+import threading
+
+from tiny import model_path
+
+import edge_runtime as edge
+
+pieces: queue.Queue[str | None] = queue.Queue()
+stop = threading.Event()
+
+
+def write() -> None:
+    with edge.load(model_path(), context_tokens=1024) as model:
+        endless = edge.Sampling(ignore_eos=True)
+        for piece in model.stream("Once upon a time", sampling=endless, cancel=stop):
+            pieces.put(piece)
+    pieces.put(None)
+
+
+writer = threading.Thread(target=write)
+writer.start()
+shown = 0
+while (text := pieces.get()) is not None:
+    if shown < 200:
+        print(text, end="", flush=True)
+        shown += len(text)
+    else:
+        stop.set()  # the user has closed the window
+writer.join()
+print(f"\nstopped after {shown} characters")

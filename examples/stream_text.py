@@ -1,0 +1,10 @@
+"""Continues a text and prints it as it is written: python examples/stream_text.py [MODEL]."""
+
+from tiny import model_path
+
+import edge_runtime as edge
+
+with edge.load(model_path(), context_tokens=512) as model:
+    for piece in model.stream("Once upon a time", max_tokens=64):
+        print(piece, end="", flush=True)
+print()

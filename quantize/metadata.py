@@ -1,0 +1,26 @@
+"""The metadata every artifact made here begins with: what it is, at which level, of which shape."""
+
+from __future__ import annotations
+
+from edge_runtime.artifact import Level, ModelShape, ValueType
+from edge_runtime.artifact.keys import metadata_of
+
+from .writers.gguf import Value
+
+QUANTIZATION_VERSION = 2
+"""The version of ggml's block layouts (GGML_QNT_VERSION)."""
+
+
+def model_metadata(shape: ModelShape, recipe: Level) -> dict[str, Value]:
+    """Returns the general keys and the architecture's own, in the order files have them."""
+    metadata: dict[str, Value] = {
+        "general.architecture": shape.architecture,
+        "general.type": "model",
+        "general.name": shape.name,
+        "general.file_type": recipe.ftype,
+        "general.quantization_version": QUANTIZATION_VERSION,
+    }
+    for key, kind, value in metadata_of(shape):
+        # A whole number where the format wants a float would be stored as an integer.
+        metadata[key] = float(value) if kind is ValueType.FLOAT32 else value  # type: ignore[arg-type]
+    return metadata
