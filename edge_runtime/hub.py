@@ -81,6 +81,7 @@ class _Remote:
 def _library() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.errors
     except ImportError as error:
         raise EngineMissingError(
             "Fetching models needs huggingface_hub.",

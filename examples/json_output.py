@@ -14,7 +14,7 @@ SCHEMA = {
     "type": "object",
     "properties": {
         "animal": {"enum": ["cat", "dog", "bird"]},
-        "legs": {"type": "integer", "minimum": 0, "maximum": 9},
+        "legs": {"enum": [0, 2, 4]},
         "tame": {"type": "boolean"},
     },
     "required": ["animal", "legs", "tame"],

@@ -6,7 +6,7 @@ not what a shape computes to, and imports nothing of the rest.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import functools
 import tomllib
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class ModelEntry:
     released: str
     parameters: int
     check_default: bool
-    as_of: datetime.date
+    as_of: dt.date
     config: Mapping[str, Any]
     source: Mapping[str, str]
 
@@ -93,8 +93,8 @@ def read_model(file: Traversable) -> ModelEntry:
         raise ValueError(f"{file.name} is no TOML file: {error}.") from error
     _check_fields(file.name, data)
     try:
-        as_of = datetime.date.fromisoformat(data["as_of"])
-        datetime.date.fromisoformat(f"{data['released']}-01")
+        as_of = dt.date.fromisoformat(data["as_of"])
+        dt.date.fromisoformat(f"{data['released']}-01")
     except ValueError as error:
         raise ValueError(f"{file.name}: released is YYYY-MM and as_of YYYY-MM-DD.") from error
     return ModelEntry(
@@ -120,7 +120,7 @@ def _check_fields(file: str, data: Mapping[str, Any]) -> None:
     if data["parameters"] <= 0:
         raise ValueError(f"{file}: parameters must be positive.")
     source = data["source"]
-    if any(not isinstance(text, str) or not text for text in source.values()):
+    if any(not isinstance(text, str) for text in source.values()):
         raise ValueError(f"{file}: each source is a text.")
-    if missing := sorted(set(_SOURCES) - source.keys()):
+    if missing := [name for name in _SOURCES if not source.get(name)]:
         raise ValueError(f"{file} gives no source for {', '.join(missing)}.")

@@ -115,8 +115,8 @@ ROOMS = (
     ),
     Room("quantize.*", (ERRORS, UNITS, ARTIFACT), ("numpy", "gguf"), lazy=("llama_cpp",)),
 )
-# Files beside each other that must not know each other; these names are for all of them.
-SIBLINGS = {"quantize.architectures": ("registry", "family")}
+# Packages whose files must not know each other; what they share stands in the package itself.
+SIBLINGS = ("quantize.architectures",)
 
 
 @dataclass(frozen=True)
@@ -269,12 +269,12 @@ def our_fault(module: Module, room: Room, item: Import) -> str | None:
         return (
             "imports the package root: import a name from its home (only __version__ lives there)"
         )
-    for package, shared in SIBLINGS.items():
+    for package in SIBLINGS:
         prefix = f"{package}."
         if module.name.startswith(prefix) and item.target.startswith(prefix):
             other = item.target.removeprefix(prefix).partition(".")[0]
             own = module.name.removeprefix(prefix).partition(".")[0]
-            if other != own and other not in shared:
+            if other != own:
                 return f"imports {item.target}: siblings in {package} do not know each other"
     # A room knows itself: for `X.*` everything below X that is no other room's.
     if room_of(item.target) is room or any(matches(item.target, p) for p in room.ours):

@@ -49,7 +49,7 @@ EXPECTED = {
     "measure_and_judge.py": r"(?s)F16: (VIABLE|BORDERLINE|NOT VIABLE) \(MEASURED\).*"
     r"decode \d+\.\d tokens/s, 95 % interval \d+\.\d to \d+\.\d\nmemory needed \d+ MiB",
     "compare_levels.py": r"(?s)Q8_0: +\d+\.\d tokens/s .*Q4_0: +\d+\.\d tokens/s .*times the rate",
-    "json_output.py": r'"animal": "(cat|dog|bird)",\n  "legs": \d,\n  "tame": (true|false)',
+    "json_output.py": r'"animal": "(cat|dog|bird)",\n  "legs": [024],\n  "tame": (true|false)',
     "cancel.py": r"stopped after 2\d\d characters",
 }
 
@@ -97,9 +97,10 @@ def test_a_python_block_of_the_pages_runs(block: str, tiny_gguf: Path, tmp_path:
 
 def test_relative_links_of_the_pages_lead_somewhere() -> None:
     pages = [*PAGES, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
-    dead = []
-    for page in pages:
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8")):
-            if "://" not in target and not (page.parent / target).exists():
-                dead.append(f"{page.relative_to(ROOT)}: {target}")
+    dead = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8"))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
     assert not dead

@@ -6,8 +6,8 @@ files and configs; it writes none, times nothing and decides nothing.
 """
 
 from .artifact import LAYERS_OF_MODEL_KEY, SYNTHETIC_KEY, Artifact
-from .gguf import TensorInfo
 from .ggml import GGML_TYPES, GGMLType, ValueType, tensor_type
+from .gguf import TensorInfo
 from .levels import LEVELS, Level, level
 from .recipe import types_for
 from .shape import ModelShape, RopeScaling, TensorShape

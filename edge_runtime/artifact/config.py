@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import FormatError, UnsupportedError
 from .class_defaults import CLASS_DEFAULTS
-from .config_rope import Rope, read_rope
+from .config_rope import read_rope
 from .config_values import ConfigValues
 from .layout import family
 from .shape import ModelShape
@@ -82,7 +82,9 @@ def shape_of_config(config: Mapping[str, object], *, name: str) -> ModelShape:
     values = ConfigValues({**CLASS_DEFAULTS[model_type], **config})
     architecture = ARCHITECTURE_OF[model_type]
     size = _Size.read(values, model_type)
-    rope = read_rope(values, architecture, size.hidden, size.heads, size.head_dim)
+    rope = read_rope(
+        values, architecture, hidden=size.hidden, heads=size.heads, head_dim=size.head_dim
+    )
     experts = _read_experts(values, model_type, size.intermediate)
     bias = _BIASES.get(architecture, _no_bias)(values)
     window, windowed = _read_window(values, architecture, size.layers)
@@ -198,8 +200,17 @@ class _Size:
 
 
 _HEAD_DIM_TYPES = frozenset(
-    ("llama", "mistral", "mixtral", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text")
-    + ("smollm3",)
+    {
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen3",
+        "qwen3_moe",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "smollm3",
+    }
 )
 """Model classes whose heads may be wider or narrower than hidden_size / heads."""
 

@@ -30,7 +30,7 @@ class Rope:
 
 
 def read_rope(
-    values: ConfigValues, architecture: str, hidden: int, heads: int, head_dim: int
+    values: ConfigValues, architecture: str, *, hidden: int, heads: int, head_dim: int
 ) -> Rope:
     """Reads them. Raises FormatError for impossible values, UnsupportedError for other scalings."""
     if architecture == "gpt2":
@@ -52,7 +52,9 @@ def read_rope(
             (values, "rope_local_base_freq"),
         )
     scaling, original = _read_scaling(full, values, architecture)
-    dimensions = _dimensions(full, values, architecture, hidden, heads, head_dim)
+    dimensions = _dimensions(
+        full, values, architecture, hidden=hidden, heads=heads, head_dim=head_dim
+    )
     if scaling is not None and scaling.kind == "longrope":
         for factors in (scaling.long_factors, scaling.short_factors):
             if len(factors) != dimensions // 2:
@@ -81,6 +83,7 @@ def _dimensions(
     full: ConfigValues,
     values: ConfigValues,
     architecture: str,
+    *,
     hidden: int,
     heads: int,
     head_dim: int,

@@ -1,4 +1,7 @@
-"""Typed, bounded reading of the values of a parsed config, whose author may be anyone."""
+"""Typed, bounded reading of parsed values by key: a config's or a GGUF header's.
+
+Their author may be anyone. It knows types and limits, not what a key means.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,14 @@ def float32(value: float) -> float:
 
 
 class ConfigValues:
-    """A config's values by key. A key that is absent or null takes the given default."""
+    """Values by key. A key that is absent or null takes the given default.
 
-    def __init__(self, values: Mapping[str, object]) -> None:
+    `of` says in errors whose values they are: "config" or "file".
+    """
+
+    def __init__(self, values: Mapping[str, object], *, of: str = "config") -> None:
         self._values = values
+        self._of = of
 
     def get(self, key: str) -> object:
         """The raw value, None when absent or null."""
@@ -42,8 +49,8 @@ class ConfigValues:
         if value is None:
             return None
         if not isinstance(value, Mapping):
-            _wrong(key, "an object", value)
-        return ConfigValues(value)
+            self._wrong(key, "an object", value)
+        return ConfigValues(value, of=self._of)
 
     def count(self, *keys: str, default: int | None = None, least: int = 1, most: int) -> int:
         """A whole number under the first of `keys` that is there."""
@@ -51,23 +58,23 @@ class ConfigValues:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            _wrong(key, f"a whole number from {least} to {most}", value)
+            self._wrong(key, f"a whole number from {least} to {most}", value)
         return value
 
     def number(self, *keys: str, default: float | None = None, most: float) -> float:
         """A positive number under the first of `keys` that is there, to float32 precision."""
         key, value = self._first(keys, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            _wrong(key, "a number", value)
+            self._wrong(key, "a number", value)
         if not 0 < value <= most or not math.isfinite(value):
-            _wrong(key, f"a positive number up to {most:g}", value)
+            self._wrong(key, f"a positive number up to {most:g}", value)
         return float32(float(value))
 
     def flag(self, key: str, *, default: bool | None = None) -> bool:
         """True or false under `key`."""
         key, value = self._first((key,), default)
         if not isinstance(value, bool):
-            _wrong(key, "true or false", value)
+            self._wrong(key, "true or false", value)
         return value
 
     def numbers(self, key: str, *, most: int) -> tuple[float, ...]:
@@ -76,10 +83,10 @@ class ConfigValues:
         if value is None:
             return ()
         if not isinstance(value, list | tuple) or len(value) > most:
-            _wrong(key, f"a list of up to {most} numbers", value)
+            self._wrong(key, f"a list of up to {most} numbers", value)
         for item in value:
             if isinstance(item, bool) or not isinstance(item, int | float) or not 0 < item < 1e9:
-                _wrong(key, "a list of positive numbers", item)
+                self._wrong(key, "a list of positive numbers", item)
         return tuple(float(item) for item in value)
 
     def _first(self, keys: tuple[str, ...], default: object) -> tuple[str, object]:
@@ -88,11 +95,10 @@ class ConfigValues:
                 return key, self._values[key]
         if default is None:
             raise FormatError(
-                f"The config lacks the key {keys[0]!r}.",
-                way_out="Give the config.json of the model's repository.",
+                f"The {self._of} lacks the key {keys[0]!r}.",
+                way_out="Give the config.json or the GGUF file of a language model.",
             )
         return keys[0], default
 
-
-def _wrong(key: str, wanted: str, found: object) -> NoReturn:
-    raise FormatError(f"The config's {key} must be {wanted}, not {repr(found)[:60]}.")
+    def _wrong(self, key: str, wanted: str, found: object) -> NoReturn:
+        raise FormatError(f"The {self._of}'s {key} must be {wanted}, not {repr(found)[:60]}.")

@@ -13,7 +13,7 @@ from ..errors import FormatError
 from .config_values import ConfigValues
 from .ggml import ValueType
 from .layout import family
-from .shape import ModelShape, RopeScaling, TensorShape
+from .shape import ModelShape, NamedDims, RopeScaling
 
 U32, F32, TEXT, BOOL, ARRAY = (
     ValueType.UINT32,
@@ -144,11 +144,7 @@ def rope_table(shape: ModelShape, tensor_name: str) -> tuple[float, ...]:
     return known or (1.0,) * (shape.rope_dimensions // 2)
 
 
-class _Keys(ConfigValues):
-    """A file's keys under its architecture's prefix; errors name them in full."""
-
-
-def shape_of_metadata(metadata: Mapping[str, object], tensors: Iterable[TensorShape]) -> ModelShape:
+def shape_of_metadata(metadata: Mapping[str, object], tensors: Iterable[NamedDims]) -> ModelShape:
     """The shape a GGUF header describes.
 
     Raises UnsupportedError for an architecture that is not known, FormatError naming a key that
@@ -163,7 +159,7 @@ def shape_of_metadata(metadata: Mapping[str, object], tensors: Iterable[TensorSh
         )
     kind = family(architecture)
     dims = {tensor.name: tensor.dims for tensor in tensors}
-    values = _Keys(metadata)
+    values = ConfigValues(metadata, of="file")
     prefix = f"{architecture}."
     layers = values.count(prefix + "block_count", most=512)
     hidden = values.count(prefix + "embedding_length", most=2**18)
@@ -240,7 +236,7 @@ def _uniform(
                 f"{key} differs from layer to layer, which is not supported.",
                 cause=f"Its values are {str(stored)[:60]}.",
             )
-        values = ConfigValues({key: stored[0]})
+        values = ConfigValues({key: stored[0]}, of="file")
     return values.count(key, default=default, most=2**22)
 
 

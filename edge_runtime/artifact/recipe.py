@@ -234,8 +234,19 @@ _EMBEDDINGS = {
     **dict.fromkeys(("TQ1_0", "TQ2_0"), "Q4_K"),
 }
 _EXPERT_OUTPUT_5 = frozenset(
-    ("Q2_K", "IQ3_XS", "IQ3_XXS", "Q3_K_S", "Q3_K_M", "IQ4_NL")
-    + ("Q4_K_S", "Q4_K_M", "IQ3_S", "IQ3_M", "IQ4_XS")
+    {
+        "Q2_K",
+        "IQ3_XS",
+        "IQ3_XXS",
+        "Q3_K_S",
+        "Q3_K_M",
+        "IQ4_NL",
+        "Q4_K_S",
+        "Q4_K_M",
+        "IQ3_S",
+        "IQ3_M",
+        "IQ4_XS",
+    }
 )
 _Rule = Callable[[_Chooser, str], str | None]
 # The first part found in a tensor's name decides, in the quantizer's own order.

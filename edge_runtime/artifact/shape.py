@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..errors import UsageError
 from .ggml import GGMLType, tensor_type
@@ -19,6 +20,18 @@ KV_CELLS_MULTIPLE = 256
 """llama.cpp rounds the cells of a KV cache up to a multiple of this."""
 DEFAULT_MICRO_BATCH_TOKENS = 512
 """llama.cpp's default for the tokens computed at once, which a windowed cache must hold as well."""
+
+
+class NamedDims(Protocol):
+    """Anything that is a tensor by name and dims, row length first."""
+
+    @property
+    def name(self) -> str:
+        """Its GGUF name."""
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Its dims."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +126,8 @@ class ModelShape:
         return shape_of_config(config, name=name)
 
     @classmethod
-    def from_gguf(
-        cls, metadata: Mapping[str, object], tensors: Iterable[TensorShape]
-    ) -> ModelShape:
-        """The shape a GGUF header describes; anything with `name` and `dims` will do as a tensor.
+    def from_gguf(cls, metadata: Mapping[str, object], tensors: Iterable[NamedDims]) -> ModelShape:
+        """The shape a GGUF header describes, by its metadata and tensor table.
 
         Raises UnsupportedError for an architecture that is not known, FormatError for a header that
         contradicts itself.
@@ -190,8 +201,8 @@ class ModelShape:
         """The KV cache llama.cpp allocates for a context of one sequence, bytes.
 
         Cells are padded to a multiple of 256. A windowed layer holds its window and one micro-batch
-        of cells, unless `swa_full`. Raises UsageError when the context is not positive or the heads do not fit
-        the blocks of a type.
+        of cells, unless `swa_full`. Raises UsageError when the context is not positive, or when the
+        blocks of a type do not divide the heads.
         """
         if context_tokens < 1:
             raise UsageError(f"A context of {context_tokens} tokens holds nothing.")
@@ -204,7 +215,7 @@ class ModelShape:
         return total_cells * self._kv_cell_bytes(kv_type_k, kv_type_v)
 
     def truncated(self, layers: int) -> ModelShape:
-        """This model's first `layers` layers, with embeddings and output as they are.
+        """The model's first `layers` layers, with embeddings and output as they are.
 
         Raises UsageError when it does not have that many.
         """

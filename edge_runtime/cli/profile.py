@@ -1,32 +1,28 @@
 """`edge profile`: a model measured cell by cell, every raw sample kept.
 
-This file reads the arguments and shows the rows; `profiler` measures and `report.records` words.
-Data goes to stdout, everything else to stderr. Nothing is drawn while something is timed.
+This file declares the arguments; `profiling` runs the sweep, `report.records` words its rows. Data
+goes to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import Annotated
 
 import typer
 
-from ..errors import EdgeError, UsageError
-from ..measurement import CellFailure, KvType, Measurement, SessionOptions
-from ..units import format_rate, parse_duration_s
-
-if TYPE_CHECKING:
-    from ..artifact import Artifact
-    from ..profiler import Cell, Plan, Progress
-    from ..report.records import RecordWriter
+from ..errors import UsageError
+from ..measurement import SessionOptions
+from ..units import parse_duration_s
+from .profiling import AUTO, Sweep, open_artifacts, option_axes, read_repetitions
 
 _PANEL_WHAT = "What to run"
 _PANEL_HOW = "How to open the model"
 _PANEL_CARE = "How carefully"
 _PANEL_OUT = "Output"
-_AUTO = "auto"
 _FORMATS = "md, csv, json, jsonl or sql"
 
 
@@ -39,6 +35,7 @@ def profile(
             show_default=False,
         ),
     ] = None,
+    *,
     prompt: Annotated[
         str,
         typer.Option(
@@ -108,9 +105,7 @@ def profile(
     ] = "auto",
     gpu_layers: Annotated[
         str | None,
-        typer.Option(
-            "-ngl", "--gpu-layers", help="Layers on the GPU.", rich_help_panel=_PANEL_HOW
-        ),
+        typer.Option("-ngl", "--gpu-layers", help="Layers on the GPU.", rich_help_panel=_PANEL_HOW),
     ] = None,
     context: Annotated[
         int | None,
@@ -141,7 +136,7 @@ def profile(
             rich_help_panel=_PANEL_CARE,
         ),
     ] = "3-10",
-    half_width: Annotated[
+    precision: Annotated[
         float,
         typer.Option(
             "--precision",
@@ -192,17 +187,16 @@ def profile(
     ] = False,
 ) -> None:
     """Measure a model: tokens/s, latency, memory, every sample kept."""
-    from ..profiler import Plan
-    from ..profiler import sweep
+    from ..profiler import Plan, sweep
     from ..profiler.results import create_results, read_results
     from ..report.records import record_writer
 
-    fewest, most = _repetitions(repetitions)
+    fewest, most = read_repetitions(repetitions)
     plan = Plan(
         warmups=warmups,
         min_runs=fewest,
         max_runs=most,
-        target_relative_half_width=half_width,
+        target_relative_half_width=precision,
         budget_s=parse_duration_s(budget),
         cold_cache=cold,
     )
@@ -217,27 +211,44 @@ def profile(
         )
     if not workloads:
         raise UsageError("There is nothing to measure.", way_out="Give -p, -n or -pg a length.")
-    base = SessionOptions(backend=backend, context_tokens=context, memory_map=mmap)
-    axes = _axes(threads, gpu_layers, batch, micro_batch, (kv_k, kv_v), flash)
-    writer = record_writer(output, sys.stdout)
+    grid = sweep.option_grid(
+        SessionOptions(backend=backend, context_tokens=context, memory_map=mmap),
+        option_axes(
+            threads=threads,
+            gpu_layers=gpu_layers,
+            batch=batch,
+            micro_batch=micro_batch,
+            kv_types=(kv_k, kv_v),
+            flash_attention=flash,
+        ),
+    )
     if save is not None and resume is not None:
         raise UsageError("--save and --resume name two files.", way_out="Give only --resume.")
-    earlier = read_results(resume) if resume is not None and resume.exists() else ()
-    artifacts = _artifacts(model or [])
-    target = resume or save
-    if target is not None and not target.exists():
-        create_results(target)
-    elif save is not None:
+    writer = record_writer(output, sys.stdout)
+    artifacts = open_artifacts(model or ())
+    earlier = read_results(resume) if resume is not None else ()
+    if save is not None:
         create_results(save)
-    session = _Sweep(writer, target, plan)
-    options = sweep.option_grid(base, axes)
-    if threads == _AUTO:
-        cells = [c for a in artifacts for c in session.tuned(a, options, workloads)]
-    else:
-        cells = [
-            sweep.Cell(artifact=a, options=o, workload=w)
-            for a in artifacts
-            for o in options
-            for w in workloads
-        ]
-    session.run(cells, earlier, retry_failed=not keep_failed)
+    sweeper = Sweep(
+        writer=writer,
+        results=resume or save,
+        plan=plan,
+        earlier=earlier,
+        retry_failed=not keep_failed,
+        command=_command(sys.argv[1:]),
+    )
+    sweeper.run(sweeper.cells(artifacts, grid, workloads, tune_threads=threads == AUTO))
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The command line to repeat, without the file to save to."""
+    kept: list[str] = []
+    skip = False
+    for word in arguments:
+        if skip or word.startswith(("--save=", "--resume=")):
+            skip = False
+        elif word in ("--save", "--resume"):
+            skip = True
+        else:
+            kept.append(word)
+    return shlex.join(("edge", *kept))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 _X86 = (
     "sse4_2", "avx", "f16c", "fma", "bmi2", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512vl",
-    "avx512_vbmi", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
+    "avx512vbmi", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
 )  # fmt: skip
 
 # Linux arch/arm64 hwcap names -> the names kernels are known by.

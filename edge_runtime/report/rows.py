@@ -159,4 +159,4 @@ COLUMNS: Mapping[str, tuple[Callable[[Record], Value], str]] = {
     "notes": (_of(lambda m: "; ".join(m.notes)), "TEXT"),
     "error": (_error, "TEXT"),
 }  # fmt: skip
-"""Column name -> its value in a record, and its SQL type. The order is the order in every format."""
+"""Column name -> its value in a record, and its SQL type; in the order of every format."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import collections
 import ctypes
 import threading
+from pathlib import Path
 from typing import Any
 
 from ...errors import EngineMissingError
 from ...measurement import Engine, Gpu
+from .amx import broken_compiler
 
 _WARNING, _ERROR, _CONTINUED = 2, 3, 5
 _GPU_KINDS = (1, 2)
@@ -105,8 +107,21 @@ def engine() -> Engine:
     bindings = library()
     import llama_cpp
 
-    build = bindings.llama_print_system_info().decode("utf-8", "replace").strip()
+    build = _system_info(bindings)
+    if compiler := amx_broken_by():
+        build += f" (its AMX kernels are broken by {compiler} and not used)"
     return Engine(name="llama.cpp", version=llama_cpp.__version__, build=build)
+
+
+def amx_broken_by() -> str | None:
+    """The compiler that made this build's AMX kernels crash, or None when they may be used."""
+    bindings = library()
+    return broken_compiler(_system_info(bindings), Path(bindings.__file__).parent / "lib")
+
+
+def _system_info(bindings: Any) -> str:
+    text: bytes = bindings.llama_print_system_info()
+    return text.decode("utf-8", "replace").strip()
 
 
 def gpus() -> tuple[Gpu, ...]:

@@ -19,7 +19,7 @@ from ...artifact import Artifact
 from ...errors import BackendError, EdgeError, MemoryLimitError, UnsupportedError, UsageError
 from ...measurement import Buffer, SessionOptions
 from ...units import MIB, format_bytes
-from .library import LOG, library
+from .library import LOG, amx_broken_by, library
 from .threads import MAX_THREADS, default_threads
 from .vocabulary import Vocabulary
 
@@ -163,6 +163,8 @@ def _load_model(lib: Any, artifact: Artifact, options: SessionOptions, mark: int
     params = lib.llama_model_default_params()
     params.n_gpu_layers = options.gpu_layers
     params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if options.memory_map else lib.LLAMA_LOAD_MODE_NONE
+    # Weights in an extra buffer type would go to kernels that end the process: see `amx`.
+    params.use_extra_bufts = amx_broken_by() is None
     model = lib.llama_model_load_from_file(os.fsencode(artifact.path), params)
     if not model:
         raise _loading_error(f"llama.cpp cannot load {artifact.path.name}.", mark)

@@ -6,11 +6,9 @@ has a true header and no data: it is sparse, so that 7B shapes cost no disk.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import math
-import os
 import re
 import struct
 import sys
@@ -63,8 +61,8 @@ def write_sparse(path: Path, request: dict) -> None:
         file.truncate(len(data) + offset)
 
 
-def quantizer_types(path: Path, ftype: int) -> dict[str, str] | str:
-    """The type the quantizer would give each tensor, or its last words."""
+def quantizer_plan(path: Path, ftype: int) -> dict[str, object] | str:
+    """The type the quantizer would give each tensor and their total size, or its last words."""
     CHUNKS.clear()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = ftype
@@ -79,7 +77,9 @@ def quantizer_types(path: Path, ftype: int) -> dict[str, str] | str:
         r"\[ *\d+/ *\d+\] +(\S+) +- \[[^\]]*\], type = +(\w+), (?:size = [^\n]*?(?:\((\w+)\))?\n)",
         log,
     )
-    return {name: (new or old).upper() for name, old, new in lines}
+    total = re.search(r"quant size += +([\d.]+) MiB", log)
+    types = {name: (new or old).upper() for name, old, new in lines}
+    return {"types": types, "mib": float(total[1])}
 
 
 def kv_buffer_bytes(path: Path, context: dict) -> dict[str, object]:
@@ -104,7 +104,8 @@ def kv_buffer_bytes(path: Path, context: dict) -> dict[str, object]:
     sizes = re.findall(r"KV buffer size = +([\d.]+) MiB", log)
     answer = {
         "mib": sum(float(size) for size in sizes),
-        "tensors": llama_cpp.llama_model_n_params(model),
+        "buffers": len(sizes),
+        "elements": llama_cpp.llama_model_n_params(model),
     }
     llama_cpp.llama_free(opened)
     llama_cpp.llama_model_free(model)
@@ -118,8 +119,8 @@ def main() -> None:
     write_sparse(path, request)
     try:
         answer = {
-            "types": {
-                name: quantizer_types(path, ftype) for name, ftype in request.get("levels", [])
+            "plans": {
+                name: quantizer_plan(path, ftype) for name, ftype in request.get("levels", [])
             },
             "kv": [kv_buffer_bytes(path, context) for context in request.get("contexts", [])],
         }
@@ -129,6 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(AttributeError):
-        os.sched_setaffinity(0, os.sched_getaffinity(0))
     main()

@@ -49,6 +49,7 @@ CONFIGS = {
     "smollm3": {"architectures": ["SmolLM3ForCausalLM"]},
     "stablelm": {"architectures": ["StableLmForCausalLM"], "use_qkv_bias": True},
     "olmo2": {"architectures": ["Olmo2ForCausalLM"]},
+    "olmoe": {"architectures": ["OlmoeForCausalLM"], **EXPERTS},
     "granite": {
         "architectures": ["GraniteForCausalLM"], "embedding_multiplier": 12.0,
         "attention_multiplier": 0.0156, "residual_multiplier": 0.22, "logits_scaling": 8.0,

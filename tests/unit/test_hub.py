@@ -1,0 +1,307 @@
+"""Fetching from a hub, against a small server that speaks the hub's HTTP on 127.0.0.1."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_runtime import hub, sources
+from edge_runtime.errors import EdgeError, HubError, ModelNotFoundError, UsageError
+
+constants = pytest.importorskip("huggingface_hub.constants")
+COMMIT = "a" * 40
+REPO = "owner/tiny-GGUF"
+
+
+class FakeHub(http.server.ThreadingHTTPServer):
+    """Serves one repository; the attributes say how it misbehaves."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.error: tuple[int, str] | None = None
+        self.cut_after: int | None = None
+        self.promised_size: int | None = None
+        self.promised_sha256: str | None = None
+        self.requests: list[tuple[str, str, str | None]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def downloads(self) -> list[str | None]:
+        """The Range header of each GET of a file."""
+        return [given for verb, path, given in self.requests if verb == "GET" and "/resolve/" in path]
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: FakeHub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_HEAD(self) -> None:
+        self._serve(body=False)
+
+    def do_GET(self) -> None:
+        self._serve(body=True)
+
+    def _serve(self, *, body: bool) -> None:
+        path = urllib.parse.urlsplit(urllib.parse.unquote(self.path)).path
+        self.server.requests.append((self.command, path, self.headers.get("Range")))
+        if self.server.error is not None:
+            status, code = self.server.error
+            self._answer(status, b"{}" if body else b"", {"X-Error-Code": code})
+        elif path.startswith(f"/api/models/{REPO}"):
+            self._answer(200, json.dumps(self._info()).encode() if body else b"")
+        elif path.startswith(f"/{REPO}/resolve/") and (name := path.split("/", 5)[5]) in (
+            self.server.files
+        ):
+            self._file(self.server.files[name], body=body)
+        else:
+            self._answer(404, b"{}" if body else b"", {"X-Error-Code": "EntryNotFound"})
+
+    def _info(self) -> dict[str, object]:
+        siblings = [
+            {
+                "rfilename": name,
+                "size": self.server.promised_size or len(data),
+                "lfs": {
+                    "sha256": self.server.promised_sha256 or hashlib.sha256(data).hexdigest(),
+                    "size": len(data),
+                    "pointerSize": 134,
+                },
+            }
+            for name, data in self.server.files.items()
+        ]
+        return {"id": REPO, "modelId": REPO, "sha": COMMIT, "siblings": siblings}
+
+    def _file(self, data: bytes, *, body: bool) -> None:
+        headers = {
+            "X-Repo-Commit": COMMIT,
+            "ETag": f'"{hashlib.sha256(data).hexdigest()}"',
+            "Accept-Ranges": "bytes",
+        }
+        given = self.headers.get("Range")
+        start = int(given.removeprefix("bytes=").rstrip("-")) if given else 0
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        if not body:
+            self._answer(200, b"", headers, length=len(data))
+            return
+        cut, self.server.cut_after = self.server.cut_after, None
+        shown = data[start:] if cut is None else data[start : start + cut]
+        self._answer(206 if start else 200, shown, headers, length=len(data) - start)
+        if cut is not None:
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.shutdown(1)
+
+    def _answer(
+        self,
+        status: int,
+        data: bytes,
+        headers: dict[str, str] | None = None,
+        *,
+        length: int | None = None,
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data) if length is None else length))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    fake = FakeHub()
+    thread = threading.Thread(target=fake.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", fake.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    yield fake
+    fake.shutdown()
+    fake.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def model_bytes(random_gguf: Path) -> bytes:
+    return random_gguf.read_bytes()
+
+
+def test_the_only_file_of_a_repository_is_fetched_once(server: FakeHub, model_bytes: bytes) -> None:
+    server.files = {"tiny.gguf": model_bytes, "README.md": b"hello"}
+    told: list[tuple[str, int | None]] = []
+    path = sources.resolve(f"hf:{REPO}", on_download=lambda *what: told.append(what))
+    assert path.read_bytes() == model_bytes
+    assert told == [("tiny.gguf", len(model_bytes))]
+    assert sources.resolve(f"hf:{REPO}", on_download=lambda *what: told.append(what)) == path
+    assert len(told) == 1
+    assert len(server.downloads()) == 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "wanted"),
+    [
+        (":tiny-q4_0.gguf", "tiny-q4_0.gguf"),
+        (":Q4_0", "tiny-q4_0.gguf"),
+        (":q8_0", "sub/tiny-q8_0.gguf"),
+        ("", "tiny-q4_k_m.gguf"),
+    ],
+)
+def test_a_file_is_chosen_by_name_by_level_or_by_custom(
+    server: FakeHub, choice: str, wanted: str
+) -> None:
+    names = ("tiny-q4_k_m.gguf", "tiny-q4_0.gguf", "sub/tiny-q8_0.gguf", "mmproj-f16.gguf")
+    server.files = {name: name.encode() for name in names}
+    assert sources.resolve(f"hf:{REPO}{choice}").read_text() == wanted
+
+
+def test_an_unclear_choice_lists_what_there_is(server: FakeHub) -> None:
+    server.files = {"a-q5_0.gguf": b"a", "b-q5_0.gguf": b"b", "c-q6_k.gguf": b"c"}
+    for choice in ("", ":Q5_0", ":Q3_K_M"):
+        with pytest.raises(ModelNotFoundError) as caught:
+            sources.resolve(f"hf:{REPO}{choice}")
+        assert "a-q5_0.gguf" in str(caught.value)
+    assert not server.downloads()
+
+
+def test_a_repository_without_gguf_is_refused(server: FakeHub) -> None:
+    server.files = {"model.safetensors": b"x"}
+    with pytest.raises(ModelNotFoundError, match="holds no GGUF"):
+        sources.resolve(f"hf:{REPO}")
+
+
+def test_all_parts_of_a_split_model_come(server: FakeHub) -> None:
+    names = [f"big-Q4_0-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    server.files = {name: name.encode() for name in names}
+    path = sources.resolve(f"hf:{REPO}:Q4_0")
+    assert [entry.name for entry in sorted(path.parent.iterdir())] == names
+    del server.files[names[2]]
+    with pytest.raises(HubError, match="lacks"):
+        sources.resolve(f"hf:{REPO}:Q4_0")
+
+
+def test_a_broken_connection_is_resumed(
+    server: FakeHub, model_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    server.files = {"tiny.gguf": model_bytes}
+    server.cut_after = 100_000
+    assert sources.resolve(f"hf:{REPO}").read_bytes() == model_bytes
+    assert server.downloads() == [None, "bytes=100000-"]
+
+
+@pytest.mark.parametrize("lie", ["promised_size", "promised_sha256"])
+def test_what_differs_from_the_promise_is_removed(
+    server: FakeHub, tmp_path: Path, lie: str
+) -> None:
+    server.files = {"tiny.gguf": b"not what was promised"}
+    setattr(server, lie, 4711 if lie == "promised_size" else "0" * 64)
+    with pytest.raises(HubError, match="did not arrive as the hub promised"):
+        sources.resolve(f"hf:{REPO}")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > 5]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (404, "RepoNotFound", "has no owner/tiny-GGUF"),
+        (401, "RepoNotFound", "has no owner/tiny-GGUF"),
+        (403, "GatedRepo", "gated"),
+        (404, "RevisionNotFound", "has no owner/tiny-GGUF"),
+        (500, "", "status 500"),
+    ],
+)
+def test_refusals_are_told_apart(server: FakeHub, status: int, code: str, words: str) -> None:
+    server.error = (status, code)
+    with pytest.raises(HubError, match=words):
+        sources.resolve(f"hf:{REPO}")
+
+
+def test_without_a_connection_the_cache_serves(
+    server: FakeHub, model_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files = {"tiny.gguf": model_bytes}
+    path = sources.resolve(f"hf:{REPO}")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert sources.resolve(f"hf:{REPO}") == path
+    with pytest.raises(HubError, match="cannot be reached"):
+        sources.resolve("hf:someone/else")
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "hf:",
+        "hf:owner",
+        "hf:owner/",
+        "hf:a/b/c",
+        "hf:../etc",
+        "hf:owner/..",
+        "hf:owner/repo:../../x.gguf",
+        "hf:owner/repo:/etc/x.gguf",
+        "hf:owner/repo:a\\b.gguf",
+        "hf:owner/repo@../x",
+        "hf:ow ner/repo",
+    ],
+)
+def test_hostile_references_are_refused(reference: str) -> None:
+    with pytest.raises(UsageError, match="names nothing on a hub"):
+        sources.resolve(reference)
+
+
+def test_hostile_names_from_the_hub_are_never_used(server: FakeHub, tmp_path: Path) -> None:
+    server.files = {"../../../evil.gguf": b"x", "a/../../b.gguf": b"x", "/root.gguf": b"x"}
+    with pytest.raises(EdgeError):
+        sources.resolve(f"hf:{REPO}")
+    assert not server.downloads()
+    assert not list(tmp_path.rglob("*.gguf"))
+
+
+def test_a_reference_may_name_a_revision() -> None:
+    assert hub.parse("hf:a/b@v1.2/x:Q4_0") == hub.HubReference(
+        repo="a/b", revision="v1.2/x", choice="Q4_0"
+    )
+
+
+def test_the_librarys_environment_variables_count(
+    server: FakeHub, model_bytes: bytes, tmp_path: Path
+) -> None:
+    server.files = {"tiny.gguf": model_bytes}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": server.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "0",
+    }
+    environment.pop("HF_HUB_CACHE", None)
+    code = (
+        "from edge_runtime import sources;"
+        f"print(sources.resolve('hf:{REPO}'));"
+        "print(sources.installed()[0].name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    path, name = done.stdout.splitlines()
+    assert Path(path).is_relative_to(tmp_path / "home")
+    assert name == f"{REPO}:tiny.gguf"
