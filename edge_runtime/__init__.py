@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     from .model import load as load
     from .profiler import Plan as Plan
     from .profiler import detect_host as detect_host
-    from .profiler import measure as measure
+    from .profiler.measure import measure as measure
     from .statistics import Interval as Interval
     from .verdict import Target as Target
     from .verdict import Verdict as Verdict

@@ -9,6 +9,7 @@ sizes; the content hash, where the hub gives one, is checked here.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,6 +69,11 @@ def fetch(
     return paths[0]
 
 
+def _endpoint() -> str | None:
+    """The hub's address when it is another one; the library itself reads it only when imported."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+
+
 class _NoHubError(Exception):
     """The hub cannot be reached at all; what is cached may still serve."""
 
@@ -93,7 +99,7 @@ def _library() -> Any:
 
 def _listing(hub: Any, reference: HubReference) -> dict[str, _Remote]:
     try:
-        info = hub.HfApi().model_info(
+        info = hub.HfApi(endpoint=_endpoint()).model_info(
             reference.repo, revision=reference.revision, files_metadata=True
         )
     except Exception as error:  # the library raises its HTTP client's errors as they are
@@ -172,7 +178,11 @@ def _download(
     if not known and on_download is not None:
         on_download(name, remote.size_bytes)
     try:
-        path = Path(hub.hf_hub_download(reference.repo, name, revision=reference.revision))
+        path = Path(
+            hub.hf_hub_download(
+                reference.repo, name, revision=reference.revision, endpoint=_endpoint()
+            )
+        )
     except Exception as error:  # the library raises its HTTP client's errors as they are
         try:
             _refuse(hub, reference, error)
@@ -272,4 +282,6 @@ def _refuse(hub: Any, reference: HubReference, error: Exception) -> NoReturn:
             cause=f"{str(error).splitlines()[0]}",
             way_out="Run the command again.",
         ) from error
-    raise _NoHubError(f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")) from error
+    first = error.__cause__ or error  # the library wraps what its HTTP client said
+    told = (str(first).splitlines() or [""])[0].rstrip(".")
+    raise _NoHubError(f"{type(first).__name__}: {told}") from error

@@ -79,7 +79,10 @@ def resolve(
 
 
 def cache_directory() -> Path:
-    """Where this program keeps what it can make again: XDG_CACHE_HOME, or the system's place."""
+    """Where this program keeps what it can make again: EDGE_CACHE_DIR, or the system's place."""
+    chosen = os.environ.get("EDGE_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
     explicit = os.environ.get("XDG_CACHE_HOME")
     if explicit:
         return Path(explicit).expanduser() / "edge-runtime"

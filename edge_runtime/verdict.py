@@ -39,13 +39,14 @@ class Target:
 
     `decode_tokens_per_s` must be reached with `depth_tokens` already in the context;
     `context_tokens` is the context that must fit the memory; `prompt_tokens` the prompt length the
-    time to first token is stated for.
+    time to first token is stated for. `source` says where the rate comes from.
     """
 
     decode_tokens_per_s: float = DEFAULT_TOKENS_PER_S
     context_tokens: int = 4096
     prompt_tokens: int = 256
     name: str = "reading"
+    source: str = ""
 
     @property
     def itl_limit_s(self) -> float:

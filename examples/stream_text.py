@@ -4,7 +4,10 @@ from tiny import model_path
 
 import edge_runtime as edge
 
+PROMPT = "Once upon a time"
+
 with edge.load(model_path(), context_tokens=512) as model:
-    for piece in model.stream("Once upon a time", max_tokens=64):
+    print(PROMPT, end="")
+    for piece in model.stream(PROMPT, max_tokens=64):
         print(piece, end="", flush=True)
 print()

@@ -112,10 +112,8 @@ class Pool:
         if kind.name not in self._blocks:
             # The type's own stream of numbers: a tensor's bytes do not depend on the others'.
             rng = np.random.default_rng((self._seed, kind.id))
-            count = POOL_BYTES // kind.block_bytes
-            self._blocks[kind.name] = memoryview(random_blocks(kind, count, rng).reshape(-1)).cast(
-                "B"
-            )
+            made = random_blocks(kind, POOL_BYTES // kind.block_bytes, rng)
+            self._blocks[kind.name] = memoryview(made.tobytes())
         pool = self._blocks[kind.name]
         blocks = len(pool) // kind.block_bytes
         start = turn * 7919 % blocks * kind.block_bytes
@@ -152,4 +150,5 @@ def _spread_over_nibbles(blocks: Bytes, scale: npt.NDArray[np.float32]) -> None:
 
 def _ternary_bytes() -> Bytes:
     digits = np.arange(81)[:, None] // np.array([1, 3, 9, 27]) % 3
-    return (digits << np.array([0, 2, 4, 6])).sum(axis=1).astype(np.uint8)
+    codes: Bytes = (digits << np.array([0, 2, 4, 6])).sum(axis=1).astype(np.uint8)
+    return codes

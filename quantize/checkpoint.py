@@ -18,8 +18,8 @@ from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
-from edge_runtime.artifact.checkpoint import read_config
 
+from edge_runtime.artifact.checkpoint import read_config
 from edge_runtime.errors import FormatError, ModelNotFoundError, UnsupportedError
 
 MAX_HEADER_BYTES = 100 * 1024**2

@@ -13,6 +13,7 @@ import importlib.resources
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edge_runtime.artifact.ggml import ValueType
 from edge_runtime.errors import FormatError, ModelNotFoundError, UnsupportedError
@@ -225,15 +226,15 @@ def _template(post_processor: object) -> list[dict[str, dict[str, str]]] | None:
         if len(templates) > 1:
             raise UnsupportedError("The tokenizer has two post-processing templates.")
         return templates[0] if templates else None
-    single = post_processor.get("single")
+    single: Any = post_processor.get("single")
     try:
         sequences = [piece for piece in single if "Sequence" in piece]
         specials = [piece["SpecialToken"]["id"] for piece in single if "SpecialToken" in piece]
-        if len(sequences) == 1 and len(sequences) + len(specials) == len(single):
-            return single
-    except (TypeError, KeyError):
-        pass
-    raise FormatError("The post-processor's template is none.")
+        if len(sequences) != 1 or len(specials) != len(single) - 1:
+            raise KeyError("Sequence")
+    except (TypeError, KeyError) as error:
+        raise FormatError("The post-processor's template is none.") from error
+    return list(single)
 
 
 def _chat_templates(checkpoint: Checkpoint, settings: Mapping[str, object]) -> dict[str, Value]:

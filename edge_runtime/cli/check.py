@@ -90,9 +90,13 @@ def check(
     budget_s = parse_duration_s(budget)
     if budget_s <= 0:
         raise UsageError("The budget must be positive.", way_out="Write it like 60s or 3m.")
-    rate, name = _rate_of(target, language)
+    rate, name, source = _rate_of(target, language)
     asked = Target(
-        decode_tokens_per_s=rate, context_tokens=context, prompt_tokens=prompt_tokens, name=name
+        decode_tokens_per_s=rate,
+        context_tokens=context,
+        prompt_tokens=prompt_tokens,
+        name=name,
+        source=source,
     )
     options = SessionOptions(
         backend=backend,
@@ -113,7 +117,7 @@ def check(
     raise typer.Exit(report.exit_code)
 
 
-def _rate_of(target: str, language: str) -> tuple[float, str]:
+def _rate_of(target: str, language: str) -> tuple[float, str, str]:
     from profiles import reading
 
     try:
@@ -123,10 +127,10 @@ def _rate_of(target: str, language: str) -> tuple[float, str]:
             rate, source = reading.needed_tokens_per_s(target, language)
         except ValueError as error:
             raise UsageError(str(error)) from None
-        return rate, f"{target}, {source}"
+        return rate, target if language == "en" else f"{target} in {language}", source
     if not 0 < rate < 1e6:
         raise UsageError(f"A target of {target} tok/s makes no sense.")
-    return rate, "as asked"
+    return rate, "as asked", ""
 
 
 def _levels(asked: list[str] | None) -> tuple[str, ...]:

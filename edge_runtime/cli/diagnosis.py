@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ def diagnose() -> Diagnosis:
     findings = (
         Finding(name="edge-runtime", found=f"{__version__} on Python {sys.version.split()[0]}"),
         engine,
+        *_amx(),
         _gpu(gpus),
         _onnxruntime(),
         _extra("huggingface_hub", "hf:owner/repo models", "hub"),
@@ -55,8 +57,29 @@ def _engine() -> tuple[Finding, tuple[Gpu, ...]]:
     except EdgeError as error:
         why = Unavailable(reason=f"{error.fact} {error.cause}".strip(), remedy=error.way_out)
         return Finding(name="llama.cpp engine", found=why, needed=True), ()
-    build = f": {engine.build}" if engine.build else ""
+    features = re.findall(r"(\w+) = 1", engine.build)
+    build = f", built with {', '.join(features)}" if features else ""
     return Finding(name="llama.cpp engine", found=f"{engine.version}{build}", needed=True), gpus
+
+
+def _amx() -> Iterator[Finding]:
+    """Only shown where it matters: a build whose AMX kernels cannot be used."""
+    from ..backends.llama_cpp.amx import REMEDY
+    from ..backends.llama_cpp.library import amx_broken_by
+
+    try:
+        compiler = amx_broken_by()
+    except EdgeError:
+        return
+    if compiler:
+        yield Finding(
+            name="AMX kernels",
+            found=Unavailable(
+                reason=f"this build's were broken by {compiler} (GCC bug 114098): they are not "
+                "used, and nor are its other repacked kernels, which costs speed",
+                remedy=REMEDY,
+            ),
+        )
 
 
 def _gpu(gpus: tuple[Gpu, ...]) -> Finding:

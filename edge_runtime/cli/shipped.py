@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from .. import sources
-from ..errors import EdgeError, ModelNotFoundError
+from ..errors import DiskError, EdgeError, ModelNotFoundError
 
 _FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
@@ -35,6 +35,14 @@ def shipped_model(*, level: str = "F16") -> Path:
     if not _is_good(path):
         import quantize
 
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DiskError(
+                f"{path.parent} cannot be made.",
+                cause=f"{error.strerror}.",
+                way_out="Point XDG_CACHE_HOME at a folder that can be written, or name a model.",
+            ) from error
         quantize.convert(folder, path, level=level)
     return path
 

@@ -133,9 +133,9 @@ def fitted_options(workload: Workload, options: SessionOptions) -> SessionOption
 
 def tool_version() -> str:
     """The version of this package, as records carry it."""
-    import edge_runtime
+    from .. import __version__
 
-    return str(getattr(edge_runtime, "__version__", "unknown"))
+    return __version__
 
 
 class _Child:

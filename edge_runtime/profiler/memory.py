@@ -213,7 +213,7 @@ class PhaseMeter:
                 if name == phase:
                     last = parse(after)
                     faults += last.major_faults - parse(before).major_faults
-                    seen += [last, *(f for t, f in sampled if started <= t <= ended)]
+                    seen += [last, *(f for t, f in sampled if started <= t < ended)]
             if seen:
                 phases.append(_peak(phase, seen, faults))
         return Memory(
@@ -225,11 +225,10 @@ class PhaseMeter:
 
 
 def _peak(phase: Phase, seen: list[Footprint], faults: int) -> PhasePeak:
+    marks = [f.peak_bytes for f in seen if f.peak_bytes is not None]
     return PhasePeak(
         phase=phase,
-        peak_bytes=max(
-            f.peak_bytes if f.peak_bytes is not None else f.resident_bytes for f in seen
-        ),
+        peak_bytes=max(marks or [f.resident_bytes for f in seen]),
         anonymous_bytes=max(f.anonymous_bytes for f in seen),
         file_bytes=max(f.file_bytes for f in seen),
         major_faults=max(0, faults),

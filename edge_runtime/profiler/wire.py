@@ -12,7 +12,7 @@ from typing import Literal
 
 from .. import errors
 from ..codec import from_jsonable, to_jsonable
-from ..errors import EdgeError, UsageError, WorkerError
+from ..errors import EdgeError, FormatError, UsageError, WorkerError
 from ..measurement import (
     Engine,
     Gpu,
@@ -135,10 +135,7 @@ def decode_spec(line: bytes) -> Spec:
 
 
 def decode(line: bytes) -> Message:
-    """Reads one of the child's lines.
-
-    Raises WorkerError when it is no message, and FormatError when it is a malformed one.
-    """
+    """Reads one of the child's lines. Raises WorkerError when it is no message."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
@@ -149,12 +146,17 @@ def decode(line: bytes) -> Message:
             cause=f"It wrote {line[:80].decode(errors='replace').strip()!r}.",
         )
     ((name, body),) = message.items()
-    if name == "progress":
-        return from_jsonable(Progress, body)
-    if name == "outcome":
-        return from_jsonable(Outcome, body)
-    if name == "error":
-        return _revive(from_jsonable(_Failure, body))
+    try:
+        if name == "progress":
+            return from_jsonable(Progress, body)
+        if name == "outcome":
+            return from_jsonable(Outcome, body)
+        if name == "error":
+            return _revive(from_jsonable(_Failure, body))
+    except FormatError as error:
+        raise WorkerError(
+            "The measuring process sent a malformed answer.", cause=error.fact
+        ) from error
     raise WorkerError(f"The measuring process sent the unknown message {name[:40]!r}.")
 
 

@@ -108,7 +108,7 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(
     with pytest.raises(failure):
         gguf.write(out, {}, [broken])
     assert out.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["m.gguf"]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
 
 
 def test_a_tensor_of_another_size_than_planned_is_no_file(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_tensor_of_another_size_than_planned_is_no_file(tmp_path: Path) -> Non
     )
     with pytest.raises(ValueError, match="100 bytes came, not 128"):
         gguf.write(tmp_path / "m.gguf", {}, [short])
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_name_twice_or_too_long_is_refused(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_too_little_room_is_said_before_anything_is_written(
         whole_file.check_destination(tmp_path / "m.gguf", 1024**2)
     with pytest.raises(DiskError):
         gguf.write(tmp_path / "m.gguf", {}, [planned()[0]])
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_disk_that_fails_midway_is_worded(tmp_path: Path, number: int, words: 
     broken = gguf.PlannedTensor(name="t", dims=(32,), type=GGML_TYPES["F32"], slabs=slabs)
     with pytest.raises(DiskError, match=words):
         gguf.write(tmp_path / "m.gguf", {}, [broken])
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_directory_and_a_directory_in_the_way(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]
     fake = FakeHub()
     thread = threading.Thread(target=fake.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    monkeypatch.setattr(constants, "ENDPOINT", fake.url)
+    monkeypatch.setenv("HF_ENDPOINT", fake.url)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
@@ -166,7 +166,7 @@ def test_the_only_file_of_a_repository_is_fetched_once(server: FakeHub, model_by
         ("", "tiny-q4_k_m.gguf"),
     ],
 )
-def test_a_file_is_chosen_by_name_by_level_or_by_custom(
+def test_a_file_is_chosen_by_name_by_level_or_by_preference(
     server: FakeHub, choice: str, wanted: str
 ) -> None:
     names = ("tiny-q4_k_m.gguf", "tiny-q4_0.gguf", "sub/tiny-q8_0.gguf", "mmproj-f16.gguf")
@@ -203,6 +203,7 @@ def test_a_broken_connection_is_resumed(
     server: FakeHub, model_bytes: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
     server.files = {"tiny.gguf": model_bytes}
     server.cut_after = 100_000
     assert sources.resolve(f"hf:{REPO}").read_bytes() == model_bytes
@@ -217,7 +218,9 @@ def test_what_differs_from_the_promise_is_removed(
     setattr(server, lie, 4711 if lie == "promised_size" else "0" * 64)
     with pytest.raises(HubError, match="did not arrive as the hub promised"):
         sources.resolve(f"hf:{REPO}")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > 5]
+    assert not list(tmp_path.rglob("*.gguf"))
+    assert not list(tmp_path.rglob("*.incomplete"))
+    assert not [path for path in tmp_path.rglob("blobs/*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +244,7 @@ def test_without_a_connection_the_cache_serves(
 ) -> None:
     server.files = {"tiny.gguf": model_bytes}
     path = sources.resolve(f"hf:{REPO}")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert sources.resolve(f"hf:{REPO}") == path
     with pytest.raises(HubError, match="cannot be reached"):
         sources.resolve("hf:someone/else")

@@ -13,8 +13,13 @@ from quantize import convert
 
 pytestmark = pytest.mark.engine
 
-OFFERED = [name for name, level in LEVELS.items() if not level.needs_imatrix]
 DIRECT = ("F32", "F16", "BF16", "Q8_0")
+USUAL = (*DIRECT, "Q5_K_M", "Q4_K_M", "Q4_0", "Q2_K")
+OFFERED = [
+    pytest.param(name, marks=() if name in USUAL else pytest.mark.slow)
+    for name, level in LEVELS.items()
+    if not level.needs_imatrix
+]
 TOKENS = [int(t) for t in np.random.default_rng(3).integers(5, 400, 48)]
 
 
@@ -56,7 +61,9 @@ def forward(path: Path, tokens: list[int]) -> np.ndarray:
         x = x + linear(mixed.swapaxes(0, 1).reshape(count, -1), at + "self_attn.o_proj")
         h = norm(x, weights[at + "post_attention_layernorm.weight"])
         gate = linear(h, at + "mlp.gate_proj")
-        x = x + linear(gate / (1 + np.exp(-gate)) * linear(h, at + "mlp.up_proj"), at + "mlp.down_proj")
+        x = x + linear(
+            gate / (1 + np.exp(-gate)) * linear(h, at + "mlp.up_proj"), at + "mlp.down_proj"
+        )
     x = norm(x, weights["model.norm.weight"])
     return x @ weights.get("lm_head.weight", weights["model.embed_tokens.weight"]).T
 
@@ -87,7 +94,9 @@ def test_levels_lose_no_more_than_their_bits(
 
 
 @pytest.mark.parametrize("level", OFFERED)
-def test_every_level_converts_and_runs(engine, checkpoint: Path, tmp_path: Path, level: str) -> None:
+def test_every_level_converts_and_runs(
+    engine, checkpoint: Path, tmp_path: Path, level: str
+) -> None:
     artifact = convert(checkpoint, tmp_path / "m.gguf", level=level)
     assert artifact.level == level or level == "MXFP4_MOE"  # a dense model has no experts for it
     assert not artifact.synthetic

@@ -37,7 +37,6 @@ Script = Callable[..., None]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-
 @pytest.fixture
 def replaced_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
     """Runs a few lines instead of the worker in the child process."""
@@ -117,8 +116,10 @@ def test_slow_steps_show_in_the_tail_not_in_the_median(artifact: Artifact, scrip
     script(step_ns=[MS] * 9 + [20 * MS])
     found = measure(artifact, decode_workload(20), FAKE, plan=Plan(warmups=0, max_runs=3))
     median, tail = found.itl_s(50), found.itl_s(99)
-    assert median is not None and median < 0.003
-    assert tail is not None and tail >= 0.020
+    assert median is not None
+    assert median < 0.003
+    assert tail is not None
+    assert tail >= 0.020
 
 
 def test_stamps_rise_within_and_across_runs(artifact: Artifact, script: Script) -> None:
@@ -275,9 +276,7 @@ def test_a_cold_load_is_told_from_a_warm_one(
         (decode_workload(64), SessionOptions(backend="fake", context_tokens=32), "64 tokens"),
         (Workload(name="c", protocol="chat", prompt_tokens=5), FAKE, "prompt and output"),
         (
-            Workload(
-                name="c", protocol="chat", prompt_tokens=5, generate_tokens=5, depth_tokens=9
-            ),
+            Workload(name="c", protocol="chat", prompt_tokens=5, generate_tokens=5, depth_tokens=9),
             FAKE,
             "depth",
         ),

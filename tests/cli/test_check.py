@@ -1,0 +1,262 @@
+"""`edge check` as a user runs it: answers, exit codes, files left behind, and what goes wrong.
+
+The fake backend gives every machine the same speed, so that verdicts are known beforehand; the child
+process, the synthetic files, the fits and the tables are the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.cli import catalogue_check, cells
+from edge_runtime.cli.app import main
+
+CONFIG = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256,
+    "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True,
+}  # fmt: skip
+
+Edge = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder / "config.json"
+
+
+@pytest.fixture
+def edge(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Edge:
+    monkeypatch.setenv("EDGE_CACHE_DIR", str(tmp_path / "cache"))
+    pace(monkeypatch, step_ms=2)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["edge", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+def pace(monkeypatch: pytest.MonkeyPatch, *, step_ms: float, **script: object) -> None:
+    fields = {"step_ns": int(step_ms * 1e6), "prefill_ns_per_token": 100_000, **script}
+    monkeypatch.setenv("EDGE_RUNTIME_FAKE", json.dumps(fields))
+
+
+FAST = ("--backend", "fake", "--level", "Q8_0,Q4_K_M", "--budget", "4s", "-c", "512", "-p", "64")
+
+
+def test_a_fast_machine_is_viable(edge: Edge, config: Path) -> None:
+    code, out, _ = edge("check", config, *FAST)
+    assert code == 0
+    assert "my-model" in out
+    assert "VIABLE" in out
+    assert "synthetic" in out
+    assert "Best choice: my-model at Q8_0" in out
+
+
+def test_a_slow_machine_is_not_and_the_exit_code_says_so(
+    edge: Edge, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace(monkeypatch, step_ms=250)
+    code, out, _ = edge("check", config, *FAST)
+    assert code == 1
+    assert "NOT VIABLE" in out
+    assert "Nothing here reaches 20.0 tok/s" in out
+
+
+def test_near_the_limit_it_is_borderline(
+    edge: Edge, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The budget allows one run, and one run has no spread: its interval is half to double.
+    pace(monkeypatch, step_ms=35)
+    code, out, _ = edge("check", config, *FAST, "--budget", "0.1s")
+    assert code == 3, out
+    assert "BORDERLINE" in out
+
+
+def test_json_is_one_document_that_holds_the_raw_record(edge: Edge, config: Path) -> None:
+    code, out, _ = edge("check", config, *FAST, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert {row["level"] for row in report["rows"]} == {"Q8_0", "Q4_K_M"}
+    assert report["rows"][0]["verdict"]["basis"] == "SYNTHETIC"
+    stamps = report["measurements"][0]["runs"][0]["token_ns"]
+    assert stamps == sorted(stamps)
+    assert len(stamps) > 10
+    assert report["measurements"][0]["energy"]["reason"]
+
+
+def test_saving_writes_the_same_document(edge: Edge, config: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.json"
+    _, out, _ = edge("check", config, *FAST, "--json", "--save", target)
+    assert json.loads(target.read_text()) == json.loads(out)
+    assert [f.name for f in tmp_path.iterdir() if f.name.startswith(".report")] == []
+
+
+def test_nothing_synthetic_is_left_behind(edge: Edge, config: Path, tmp_path: Path) -> None:
+    edge("check", config, *FAST)
+    assert list((tmp_path / "cache").rglob("*.gguf")) == []
+
+
+def test_a_real_file_is_measured_as_it_is(edge: Edge, tiny_gguf: Path) -> None:
+    code, out, _ = edge("check", tiny_gguf, *FAST)
+    assert code == 0
+    assert "measured" in out
+    assert "synthetic" not in out.replace("edge_synthetic", "")
+
+
+def test_without_a_model_the_catalogue_is_projected(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        catalogue_check,
+        "BENCH_SHAPES",
+        (("smollm2-135m", 1), ("qwen3-0.6b", 1), ("llama-3.2-1b", 1)),
+    )
+    pace(monkeypatch, step_ms=4)
+    code, out, err = edge("check", "--backend", "fake", "--budget", "20s", "--json", "-c", "2048")
+    report = json.loads(out)
+    assert code in {0, 3}, err
+    models = {row["model"] for row in report["rows"]}
+    assert {"smollm2-135m", "qwen2.5-1.5b", "llama-3.1-8b"} <= models
+    assert {row["verdict"]["basis"] for row in report["rows"]} == {"PROJECTED"}
+    assert {fit["what"] for fit in report["fits"]} == {"decode", "prefill"}
+    assert report["peak_disk_bytes"] < cells.DISK_LIMIT_BYTES
+    sizes = [row["parameters"] for row in report["rows"]]
+    assert sizes == sorted(sizes)
+
+
+def test_a_killed_child_leaves_a_row_with_its_reason(
+    edge: Edge, config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pace(monkeypatch, step_ms=1, crash="kill", crash_after=3)
+    code, out, _ = edge("check", config, *FAST)
+    assert code == 1
+    assert "SIGKILL" in out
+    assert "NOT VIABLE" in out
+    assert list((tmp_path / "cache").rglob("*.gguf")) == []
+
+
+def test_a_full_disk_is_told_before_anything_is_written(
+    edge: Edge, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        free = 1000
+
+    monkeypatch.setattr(cells.shutil, "disk_usage", lambda _path: Usage)
+    code, out, _ = edge("check", config, *FAST)
+    assert code == 1
+    assert "of disk" in out
+    assert "EDGE_CACHE_DIR" in out
+
+
+def test_too_little_memory_is_the_stated_cause(
+    edge: Edge, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import edge_runtime.profiler as profiler
+    from edge_runtime.cli import machine
+
+    real = profiler.detect_host
+
+    def poor(**given: object) -> object:
+        import dataclasses
+
+        return dataclasses.replace(real(**given), ram_available_bytes=8 * 1024**2)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(profiler, "detect_host", poor)
+    assert machine is not None
+    code, out, _ = edge("check", config, "--backend", "fake", "-l", "Q8_0", "-c", "8192")
+    assert code == 1
+    assert "memory: needs" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["check", "qwen2.5-1.5"], 2, "Did you mean qwen2.5-1.5b"),
+        (["check", "/nowhere/model.gguf"], 2, "neither a file nor a catalogue name"),
+        (["check", "qwen2.5-0.5b", "-l", "Q9_X"], 4, "Q9_X"),
+        (["check", "-c", "100", "-p", "200"], 2, "does not fit a context"),
+        (["check", "--budget", "soon"], 2, "is not a duration"),
+        (["check", "--target", "warp"], 2, "warp"),
+        (["check", "--target", "-3"], 2, "makes no sense"),
+        (["check", "--kv-type", "q7"], 2, "no KV cache type"),
+        (["check", "--save", "/nowhere/at/all.json"], 2, "cannot be written"),
+        (["check", "qwen2.5-0.5b", "--backend", "warp"], 2, "no backend named"),
+    ],
+)
+def test_mistakes_get_a_sentence_and_a_code(
+    edge: Edge, arguments: list[str], code: int, words: str
+) -> None:
+    got, out, err = edge(*arguments)
+    assert words in err, err
+    assert got == code
+    assert "Traceback" not in err
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"GGUF", b"GGUF" + b"\xff" * 100, b"not a model at all", os.urandom(4096)],
+)
+def test_hostile_files_get_a_sentence(edge: Edge, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "evil.gguf"
+    path.write_bytes(content)
+    code, _, err = edge("check", path, "--backend", "fake")
+    assert code == 4
+    assert err.startswith("edge: ")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": "mamba"}', '{"model_type": "llama"'])
+def test_hostile_configs_get_a_sentence(edge: Edge, tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    code, _, err = edge("check", tmp_path / "config.json", "--backend", "fake")
+    assert code == 4
+    assert err.startswith("edge: ")
+
+
+def test_a_directory_without_a_model_is_refused(edge: Edge, tmp_path: Path) -> None:
+    code, _, err = edge("check", tmp_path)
+    assert code == 4
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_it_cleans_up(config: Path, tmp_path: Path, number: int, code: int) -> None:
+    environment = {
+        **os.environ,
+        "EDGE_CACHE_DIR": str(tmp_path / "cache"),
+        "EDGE_RUNTIME_FAKE": json.dumps({"step_ns": 200_000_000}),
+    }
+    command = [sys.executable, "-m", "edge_runtime", "check", str(config), "--backend", "fake"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "measuring" in line:
+                break
+        time.sleep(0.3)
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == code, rest
+    assert "Traceback" not in rest
+    assert list((tmp_path / "cache").rglob("*.gguf")) == []

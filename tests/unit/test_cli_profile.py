@@ -1,0 +1,177 @@
+"""`edge profile` as a user types it, on the backend without an engine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.measurement import CellFailure, Measurement, read_record
+
+QUICK = {"step_ns": 1_000_000, "prefill_ns_per_token": 10_000}
+FAST = ("-r", "2", "--warmups", "0", "--backend", "fake")
+
+
+def environment(script: Mapping[str, object]) -> dict[str, str]:
+    return {
+        **os.environ,
+        "EDGE_RUNTIME_FAKE": json.dumps(script),
+        "PYTHONPATH": os.pathsep.join(p or str(Path.cwd()) for p in sys.path),
+    }
+
+
+def edge(
+    *arguments: str, script: Mapping[str, object] = QUICK, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edge_runtime", "profile", *arguments],
+        capture_output=True, text=True, env=environment(script), timeout=120, check=False, cwd=cwd,
+    )  # fmt: skip
+
+
+def test_a_sweep_gives_one_row_for_each_cell(random_gguf: Path) -> None:
+    done = edge(
+        str(random_gguf), "-p", "16", "-n", "4,8", "-d", "0,32", "-t", "1-2", "-o", "csv", *FAST
+    )
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    tests = ["pp16", "tg4", "tg8", "pp16 @ d32", "tg4 @ d32", "tg8 @ d32"]
+    assert [r["test"] for r in rows] == tests * 2
+    assert [r["threads"] for r in rows] == ["1"] * 6 + ["2"] * 6
+    # Data on stdout, talk on stderr.
+    assert "[12/12]" in done.stderr
+
+
+def test_markdown_is_the_default(random_gguf: Path) -> None:
+    done = edge(str(random_gguf), "-p", "0", "-n", "4", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("| model")
+    assert "tg4" in done.stdout
+
+
+def test_chat_like_workloads_by_name(random_gguf: Path) -> None:
+    done = edge(str(random_gguf), "--workload", "chat", "-o", "jsonl", *FAST, script={})
+    assert done.returncode == 0, done.stderr
+    record = Measurement.from_json(json.loads(done.stdout))
+    assert record.workload.name == "chat"
+    assert all(len(run.token_ns) == 128 for run in record.runs)
+
+
+def test_threads_auto_shows_the_default_against_the_best(random_gguf: Path) -> None:
+    done = edge(str(random_gguf), "-p", "0", "-n", "4", "-t", "auto", "-o", "json", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert "default" in done.stderr
+    assert "t/s by threads: 1:" in done.stderr
+    assert len(json.loads(done.stdout)) == 1
+
+
+def test_a_sweep_can_be_resumed_and_failed_cells_are_tried_again(
+    random_gguf: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results.jsonl"
+    base = (str(random_gguf), "-p", "8", "-n", "4", "-o", "jsonl", *FAST)
+    broken = edge(*base, "--save", str(results), script={**QUICK, "crash_after": 0})
+    assert broken.returncode == 4
+    assert "1 of 2 cells failed" in broken.stderr
+    first = [read_record(json.loads(line)) for line in results.read_text().splitlines()]
+    assert [type(r) for r in first] == [Measurement, CellFailure]
+
+    again = edge(*base, "--save", str(results))
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+
+    kept = edge(*base, "--resume", str(results), "--keep-failed")
+    assert kept.returncode == 4
+    assert len(results.read_text().splitlines()) == 2
+
+    resumed = edge(*base, "--resume", str(results))
+    assert resumed.returncode == 0, resumed.stderr
+    shown = [read_record(json.loads(line)) for line in resumed.stdout.splitlines()]
+    assert shown[0] == first[0]
+    assert isinstance(shown[1], Measurement)
+    assert len(results.read_text().splitlines()) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_ctrl_c_keeps_finished_cells_and_says_how_to_go_on(
+    random_gguf: Path, tmp_path: Path, form: str
+) -> None:
+    results = tmp_path / "results.jsonl"
+    arguments = [str(random_gguf), "-p", "8", "-n", "4", "-o", form, *FAST, "--save", str(results)]
+    # The prompt cell takes no time, the first decode step of the second cell a minute.
+    with subprocess.Popen(
+        [sys.executable, "-m", "edge_runtime", "profile", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=environment({"step_ns": 60_000_000_000}),
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        assert process.stdout is not None
+        while "[2/2]" not in process.stderr.readline():
+            pass
+        # As a terminal does it: to the whole group, the measuring child included.
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert f"--resume {results}" in err
+    assert "Traceback" not in err
+    kept = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [record["workload"]["name"] for record in kept] == ["pp8"]
+    if form == "json":
+        assert json.loads(out) == kept
+    else:
+        assert [r["test"] for r in csv.DictReader(io.StringIO(out))] == ["pp8"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("-p", "4-1"), "runs backwards"),
+        (("-p", "0", "-n", "0"), "nothing to measure"),
+        (("-r", "0"), "no number of runs"),
+        (("-r", "5-2"), "repetitions"),
+        (("-ctk", "q9_9"), "q9_9"),
+        (("-fa", "maybe"), "maybe"),
+        (("-t", "0"), "-t"),
+        (("-o", "yaml"), "yaml"),
+        (("--workload", "essay"), "essay"),
+        (("--budget", "soon"), "duration"),
+        (("--save", "a", "--resume", "b"), "--resume"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_2(
+    random_gguf: Path, tmp_path: Path, arguments: tuple[str, ...], word: str
+) -> None:
+    done = edge(str(random_gguf), *arguments, "--backend", "fake", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("missing.gguf",), "missing.gguf"),
+        (("{model}", "--resume", "missing.jsonl"), "missing.jsonl"),
+        (("{model}", "--save", "no/such/folder.jsonl"), "cannot be written"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence_and_exit_4(
+    random_gguf: Path, tmp_path: Path, arguments: tuple[str, ...], word: str
+) -> None:
+    given = [a.format(model=random_gguf) for a in arguments]
+    done = edge(*given, "--backend", "fake", cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
