@@ -386,11 +386,12 @@ class Measurement:
         """
         if not samples:
             return None
-        interval = statistics.confidence_interval(samples)
+        widen = 2.0 if self.noise.disturbed else 1.0
+        interval = statistics.confidence_interval(samples, widen=widen)
         if interval is None:
             only = samples[0]
             return Interval(low=only / 2, value=only, high=only * 2)
-        return interval.widened(2.0) if self.noise.disturbed else interval
+        return interval
 
     def to_json(self) -> dict[str, object]:
         """This record as plain JSON values, including the schema number."""

@@ -37,14 +37,6 @@ class Interval:
         """The interval of 1/x: seconds per token from tokens per second. Bounds must be positive."""
         return Interval(low=1 / self.high, value=1 / self.value, high=1 / self.low)
 
-    def widened(self, factor: float) -> Interval:
-        """This interval with both half-widths multiplied by a factor >= 1; never below zero."""
-        return Interval(
-            low=max(0.0, self.value - (self.value - self.low) * factor),
-            value=self.value,
-            high=self.value + (self.high - self.value) * factor,
-        )
-
     @property
     def relative_half_width(self) -> float:
         """Half the width over the value: 0.02 reads "within 2 %"; infinite when the value is zero."""
@@ -88,16 +80,18 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (rank - below)
 
 
-def confidence_interval(samples: Sequence[float]) -> Interval | None:
-    """The 95 % confidence interval of the mean by Student's t, or None below two samples.
+def confidence_interval(samples: Sequence[float], *, widen: float = 1.0) -> Interval | None:
+    """The 95 % confidence interval of the mean of positive samples, or None below two samples.
 
-    The lower bound of a positive quantity is not allowed below zero.
+    By Student's t on the logarithms, laid around the arithmetic mean: rates vary by factors, and a
+    rate's interval must not reach zero. Where the spread is small it equals the ordinary t interval.
+    `widen` multiplies its width (on the logarithmic scale).
     """
     if len(samples) < 2:
         return None
     centre = mean(samples)
-    half = t95(len(samples) - 1) * stddev(samples) / math.sqrt(len(samples))
-    low = centre - half
-    return Interval(
-        low=max(0.0, low) if min(samples) >= 0 else low, value=centre, high=centre + half
-    )
+    spread = stddev([math.log(sample) for sample in samples])
+    # Two samples of a noisy machine can ask for more than a float holds; a factor of a million
+    # on either side says as little.
+    half = min(widen * t95(len(samples) - 1) * spread / math.sqrt(len(samples)), math.log(1e6))
+    return Interval(low=centre * math.exp(-half), value=centre, high=centre * math.exp(half))

@@ -29,10 +29,18 @@ def byte_alphabet() -> list[str]:
     return [table[byte] for byte in range(256)]
 
 
-def write_random_gguf(path: Path, *, context: int = 512, seed: int = 7) -> Path:
+def write_random_gguf(
+    path: Path,
+    *,
+    context: int = 512,
+    seed: int = 7,
+    bos: bool = False,
+    template: str | None = CHATML,
+) -> Path:
     """A llama of two layers with random weights whose tokens are the 256 bytes and three specials.
 
-    Token ids are the bytes themselves; the ids after 255 are those of `SPECIALS`.
+    Token ids are the bytes themselves; the ids after 255 are those of `SPECIALS`. With `bos` the
+    tokenizer puts the second of them before every text.
     """
     import gguf
 
@@ -58,7 +66,11 @@ def write_random_gguf(path: Path, *, context: int = 512, seed: int = 7) -> Path:
     writer.add_token_types([1] * 256 + [3] * len(SPECIALS))
     writer.add_token_merges(["! !"])
     writer.add_eos_token_id(256)
-    writer.add_chat_template(CHATML)
+    if bos:
+        writer.add_bos_token_id(257)
+    writer.add_add_bos_token(bos)
+    if template is not None:
+        writer.add_chat_template(template)
 
     def add(name: str, *shape: int, scale: float = 0.3) -> None:
         writer.add_tensor(name, (random.standard_normal(shape) * scale).astype(np.float32))

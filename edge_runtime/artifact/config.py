@@ -88,6 +88,8 @@ def shape_of_config(config: Mapping[str, object], *, name: str) -> ModelShape:
     experts = _read_experts(values, model_type, size.intermediate)
     bias = _BIASES.get(architecture, _no_bias)(values)
     window, windowed = _read_window(values, architecture, size.layers)
+    if architecture == "smollm3":
+        _check_unrotated(values, size.layers)
     return ModelShape(
         name=name,
         architecture=architecture,
@@ -332,6 +334,18 @@ def _read_window(
         return window, tuple(kind == "sliding_attention" for kind in kinds)
     period = {"gemma2": 2, "olmo2": 4}.get(architecture, period)
     return window, tuple((i + 1) % period != 0 for i in range(layers))
+
+
+def _check_unrotated(values: ConfigValues, layers: int) -> None:
+    """Every fourth layer of SmolLM3 has no rotary positions: llama.cpp knows no other choice."""
+    interval = values.count("no_rope_layer_interval", default=4, most=512)
+    usual = [int((i + 1) % 4 != 0) for i in range(layers)]
+    listed = values.get("no_rope_layers") or usual
+    if interval != 4 or listed != usual:
+        raise UnsupportedError(
+            "no_rope_layers leaves rotary positions out of other layers than every fourth.",
+            cause="llama.cpp runs SmolLM3 models only that way.",
+        )
 
 
 def _cap(values: ConfigValues, key: str, applies: bool) -> float | None:

@@ -23,7 +23,7 @@ _PANEL_WHAT = "What to run"
 _PANEL_HOW = "How to open the model"
 _PANEL_CARE = "How carefully"
 _PANEL_OUT = "Output"
-_FORMATS = "md, csv, json, jsonl or sql"
+_FORMATS = "text, md, csv, json, jsonl or sql"
 
 
 def profile(
@@ -161,8 +161,15 @@ def profile(
         ),
     ] = False,
     output: Annotated[
-        str, typer.Option("-o", "--output", help=_FORMATS, rich_help_panel=_PANEL_OUT)
-    ] = "md",
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help=_FORMATS,
+            rich_help_panel=_PANEL_OUT,
+            show_default="md; text on a terminal",
+        ),
+    ] = None,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -224,7 +231,7 @@ def profile(
     )
     if save is not None and resume is not None:
         raise UsageError("--save and --resume name two files.", way_out="Give only --resume.")
-    writer = record_writer(output, sys.stdout)
+    writer = record_writer(output or ("text" if sys.stdout.isatty() else "md"), sys.stdout)
     artifacts = open_artifacts(model or ())
     earlier = read_results(resume) if resume is not None else ()
     if save is not None:

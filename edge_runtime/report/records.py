@@ -1,8 +1,9 @@
-"""Measurements and failed cells as markdown, CSV, JSON, JSON lines or SQL, one at a time.
+"""Measurements and failed cells as text, markdown, CSV, JSON (lines) or SQL, one at a time.
 
 Every writer shows a record as soon as it is given and flushes, so that an interrupted sweep has
 shown all it measured. JSON and JSON lines carry the whole record; the others carry one flat row of
-figures derived from it. Units are in the column names, except in markdown, which is for people.
+figures derived from it. Units are in the column names, but for text and markdown, which are for
+people.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Protocol, TextIO
 
 from .. import statistics
 from ..errors import UsageError
-from ..measurement import CellFailure, Measurement, Memory
+from ..measurement import CellFailure, Measurement, Memory, SessionOptions
 from ..units import NS_PER_S, format_bytes, format_count, format_duration, format_rate
 from .rows import COLUMNS, Record, Value, energy_words, error_words, options_of, row
 
 SQL_TABLE = "edge_measurements"
+SYMMETRIC_LIMIT = 0.1
+"""A rate's interval is lopsided when it is wide: beyond this half-width both bounds are shown."""
 
 
 class RecordWriter(Protocol):
@@ -32,7 +35,7 @@ class RecordWriter(Protocol):
 
 
 def record_writer(form: str, stream: TextIO) -> RecordWriter:
-    """The writer of a format: md, csv, json, jsonl or sql. Raises UsageError for another."""
+    """The writer of one of the `FORMATS`. Raises UsageError for another."""
     maker = _WRITERS.get(form)
     if maker is None:
         raise UsageError(
@@ -62,10 +65,50 @@ class _Markdown:
 
     def _line(self, cells: tuple[str, ...]) -> None:
         padded = (
-            cell.replace("|", "\\|").replace("\n", " ").ljust(width)
+            _plain(cell).replace("|", "\\|").ljust(width)
             for cell, (_, width) in zip(cells, MARKDOWN_COLUMNS.values(), strict=True)
         )
         self._stream.write("| " + " | ".join(padded) + " |\n")
+
+
+class _Text:
+    """Narrow enough for a terminal: a heading for each set of options, flags below the row."""
+
+    _COLUMNS = (
+        ("test", 14), ("t/s ± 95 %", 17), ("median", 8), ("TTFT P50 / P90", 17),
+        ("ITL P50 / P90 / P99", 29), ("load, page cache", 18), ("peak memory", 20),
+    )  # fmt: skip
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._heading = ""
+        self._energy: dict[str, None] = {}
+
+    def write(self, record: Record) -> None:
+        heading = _plain(_heading(record))
+        if heading != self._heading:
+            self._stream.write(("\n" if self._heading else "") + heading + "\n")
+            self._line(tuple(title for title, _ in self._COLUMNS))
+            self._heading = heading
+        self._line(tuple(MARKDOWN_COLUMNS[title][0](record) for title, _ in self._COLUMNS))
+        if isinstance(record, Measurement):
+            remarks = (*record.noise.flags, *record.notes)
+            self._energy[energy_words(record)] = None
+        else:
+            remarks = (error_words(record),)
+        for remark in remarks:
+            self._stream.write(f"    ! {_plain(remark)}\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        for words in self._energy:
+            self._stream.write(f"\nEnergy {words}\n")
+        self._stream.flush()
+
+    def _line(self, cells: tuple[str, ...]) -> None:
+        sizes = (width for _, width in self._COLUMNS)
+        padded = (_plain(cell).ljust(width) for cell, width in zip(cells, sizes, strict=True))
+        self._stream.write("  " + "".join(padded).rstrip() + "\n")
 
 
 class _Csv:
@@ -140,9 +183,15 @@ class _Sql:
 
 
 _WRITERS: Mapping[str, Callable[[TextIO], RecordWriter]] = {
+    "text": _Text,
     "md": _Markdown, "csv": _Csv, "json": _Json, "jsonl": _JsonLines, "sql": _Sql,
 }  # fmt: skip
 FORMATS = tuple(_WRITERS)
+
+
+def _plain(text: str) -> str:
+    """The text on one line, without control characters: names come from strangers' files."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _sql_literal(value: Value) -> str:
@@ -163,6 +212,28 @@ def _model(record: Record) -> str:
     return words + (" (synthetic)" if artifact.synthetic else "")
 
 
+def _heading(record: Record) -> str:
+    """The model and every option that differs from the defaults, in one line."""
+    options, usual = options_of(record), SessionOptions()
+    words = [
+        _model(record),
+        format_bytes(record.artifact.size_bytes),
+        f"{format_count(record.artifact.parameters)} parameters",
+        options.backend,
+        f"{_threads(record)} threads" if options.threads != 1 else "1 thread",
+    ]
+    asked = record.requested or usual
+    for name in ("flash_attention", "kv_type_k", "kv_type_v", "batch_tokens", "micro_batch_tokens"):
+        value = getattr(asked, name)
+        if value != getattr(usual, name):
+            words.append(f"{name.replace('_', ' ')} {value}")
+    if options.gpu_layers:
+        words.append(f"{options.gpu_layers} layers on the GPU")
+    if not options.memory_map:
+        words.append("not mapped")
+    return ", ".join(words)
+
+
 def _threads(record: Record) -> str:
     threads = options_of(record).threads
     return "engine's" if threads is None else str(threads)
@@ -177,6 +248,9 @@ def _rate(record: Record) -> str:
         return "too few tokens"
     if len(record.runs) == 1:
         return f"{format_rate(rate.value)} (1 run)"
+    if rate.relative_half_width > SYMMETRIC_LIMIT:
+        low, high = format_rate(rate.low), format_rate(rate.high)
+        return f"{format_rate(rate.value)} ({low}-{high})"
     return f"{rate.value:.2f} ± {(rate.high - rate.low) / 2:.2f}"
 
 

@@ -142,7 +142,7 @@ def test_weights_that_are_no_numbers_leave_no_file(source: Source) -> None:
 
 def test_other_families_are_refused_by_name(source: Source) -> None:
     source.config["architectures"] = ["Qwen2ForCausalLM"]
-    source.refused(UnsupportedError, "Qwen2ForCausalLM cannot be converted yet.*LlamaForCausalLM")
+    source.refused(UnsupportedError, r"Qwen2ForCausalLM cannot be converted yet.*LlamaForCausalLM")
     source.config["architectures"] = 5
     source.refused(UnsupportedError, "config.json leaves out")
 
@@ -250,6 +250,6 @@ def test_no_end_token_is_refused(source: Source) -> None:
 def test_a_family_that_lacks_a_part_or_comes_twice_fails_at_once() -> None:
     with pytest.raises(TypeError, match="lacks dropped, names, transform"):
         architectures.architecture("NewForCausalLM")(type("New", (), {}))
+    parts = {"names": {}, "dropped": (), "transform": lambda *_: None}
     with pytest.raises(TypeError, match="two families"):
-        parts = {"names": {}, "dropped": (), "transform": lambda *_: None}
         architectures.architecture("LlamaForCausalLM")(type("New", (), parts))

@@ -31,7 +31,7 @@ def test_bytes_equal_the_reference(name: str, rows: np.ndarray) -> None:
 def test_values_that_are_no_numbers_are_refused_by_tensor(name: str, value: float) -> None:
     rows = np.zeros((2, 32), np.float32)
     rows[1, 7] = value
-    with pytest.raises(FormatError, match="blk.3.ffn_up"):
+    with pytest.raises(FormatError, match=r"blk\.3\.ffn_up"):
         encode(name, "blk.3.ffn_up.weight", rows)
 
 

@@ -37,9 +37,10 @@ def test_interval_of_three_runs_against_hand_arithmetic() -> None:
     runs = tuple(tg_run(10, step) for step in (10_000_000, 12_500_000, 8_000_000))
     interval = measurement(runs).decode_tokens_per_s
     assert interval is not None
-    # Rates 100, 80, 125: mean 101.667, sd 22.546, half width 4.303 * 22.546 / sqrt(3) = 56.01.
+    # Rates 100, 80, 125: mean 101.667, sd of logarithms 0.22314, 4.303 * 0.22314 / sqrt(3) = 0.5544.
     assert interval.value == pytest.approx(101.667, abs=1e-3)
-    assert interval.high - interval.value == pytest.approx(56.01, abs=0.01)
+    assert interval.high / interval.value == pytest.approx(1.7408, abs=1e-3)
+    assert interval.value / interval.low == pytest.approx(1.7408, abs=1e-3)
 
 
 def test_disturbance_widens_the_interval_instead_of_hiding() -> None:
@@ -48,7 +49,8 @@ def test_disturbance_widens_the_interval_instead_of_hiding() -> None:
     noisy = measurement(runs, flags=("other processes used 40 % of the CPU",)).decode_tokens_per_s
     assert quiet is not None
     assert noisy is not None
-    assert noisy.high - noisy.low == pytest.approx(2 * (quiet.high - quiet.low))
+    assert noisy.high / noisy.value == pytest.approx((quiet.high / quiet.value) ** 2)
+    assert noisy.value / noisy.low == pytest.approx((quiet.value / quiet.low) ** 2)
 
 
 def test_one_run_alone_is_no_certainty() -> None:

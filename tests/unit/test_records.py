@@ -114,7 +114,7 @@ def test_markdown_is_one_table_with_a_row_for_each_cell() -> None:
     assert cell["noise and notes"] == "other processes used 37% of the CPU"
     assert cell["energy"] == "unavailable: no sensor"
     cell = dict(zip(header, decode, strict=True))
-    assert cell["t/s ± 95 %"].startswith("91.41 ± ")
+    assert cell["t/s ± 95 %"] == "91.4 (72.9-115)"
     assert cell["noise and notes"] == "quiet"
     cell = dict(zip(header, failed, strict=True))
     assert cell["t/s ± 95 %"] == "failed"
@@ -122,8 +122,31 @@ def test_markdown_is_one_table_with_a_row_for_each_cell() -> None:
     assert "Choose a smaller level." in cell["noise and notes"]
 
 
+def test_text_fits_a_terminal_and_groups_by_model_and_options() -> None:
+    record = replace(DECODE, workload=Workload(name="tg4", generate_tokens=4))
+    lines = written("text", record, record, CHAT, FAILED).splitlines()
+    assert all(len(line) <= 125 for line in lines)
+    assert lines[0] == "tiny Q4_K_M, 400 MiB, 1 parameters, llama_cpp, 2 threads"
+    assert lines[2].split()[:2] == ["tg4", "91.4"]
+    assert lines[2] == lines[3], "the heading is not repeated"
+    assert "    ! other processes used 37% of the CPU" in lines
+    assert any("tiny Q4_K_M (synthetic)" in line for line in lines)
+    assert any(line.split()[:4] == ["tg8", "@", "d99", "failed"] for line in lines)
+    assert "    ! The measuring process was ended by SIGKILL." in "\n".join(lines)
+    assert lines[-1] == "Energy unavailable: no sensor"
+
+
+@pytest.mark.parametrize("form", ["text", "md"])
+def test_a_models_name_cannot_drive_the_terminal(form: str) -> None:
+    name = "nice\x1b[2J\x07\u202e"
+    record = replace(DECODE, artifact=replace(DECODE.artifact, name=name))
+    out = written(form, record)
+    assert all(char.isprintable() or char == "\n" for char in out)
+    assert "nice" in out
+
+
 def test_a_disturbed_measurement_shows_a_wider_interval() -> None:
-    runs = DECODE.runs
+    runs = (tg_run(4, 10 * MS), tg_run(4, 10 * MS), tg_run(4, 10_100_000))
     quiet, loud = measurement(runs), measurement(runs, flags=("noise",))
     width = [
         float(written("md", m).splitlines()[2].split(" ± ")[1].split()[0]) for m in (quiet, loud)

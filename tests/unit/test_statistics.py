@@ -20,11 +20,18 @@ def test_t_quantiles_equal_published_tables() -> None:
 
 
 def test_confidence_interval_of_a_worked_example() -> None:
-    # Mean 5, sd sqrt(2.5), n 5: half width 2.776 * 1.5811 / 2.2361 = 1.963.
-    interval = statistics.confidence_interval([3, 4, 5, 6, 7])
+    # Mean 100, sd 1.5811, n 5: the ordinary half width is 2.776 * 1.5811 / 2.2361 = 1.963.
+    interval = statistics.confidence_interval([98, 99, 100, 101, 102])
     assert interval is not None
-    assert interval.value == 5
-    assert interval.high - interval.value == pytest.approx(1.963, abs=1e-3)
+    assert interval.value == 100
+    assert interval.high - interval.value == pytest.approx(1.963, rel=0.02)
+    assert interval.value - interval.low == pytest.approx(1.963, rel=0.02)
+
+
+def test_a_wild_spread_never_reaches_zero() -> None:
+    interval = statistics.confidence_interval([1.0, 80.0])
+    assert interval is not None
+    assert 0 < interval.low < 1
 
 
 def test_one_sample_has_no_interval() -> None:
@@ -50,5 +57,8 @@ def test_percentiles_stay_inside_and_rise(values: list[float], percent: float) -
 def test_intervals_hold_their_value_and_stay_positive(values: list[float]) -> None:
     interval = statistics.confidence_interval(values)
     assert interval is not None
-    assert 0 <= interval.low <= interval.value <= interval.high
-    assert interval.widened(2).low <= interval.low
+    assert 0 < interval.low <= interval.value <= interval.high
+    wide = statistics.confidence_interval(values, widen=2)
+    assert wide is not None
+    assert wide.low <= interval.low
+    assert wide.high >= interval.high

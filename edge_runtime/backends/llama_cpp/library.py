@@ -16,7 +16,10 @@ from ...errors import EngineMissingError
 from ...measurement import Engine, Gpu
 from .amx import broken_compiler
 
-_WARNING, _ERROR, _CONTINUED = 2, 3, 5
+WARNING, ERROR = 3, 4
+"""ggml's log levels (ggml.h); a continued line, 5, has the level of its beginning."""
+
+_CONTINUED = 5
 _GPU_KINDS = (1, 2)
 """ggml's device types of a graphics card with memory of its own and of one without."""
 
@@ -47,16 +50,16 @@ class EngineLog:
             self._lines.append((self.mark, self._level, line[:4096]))
 
     def since(self, mark: int, *, level: int = 0) -> tuple[str, ...]:
-        """The lines after a mark; with `level` only warnings (2) or errors (3)."""
+        """The lines after a mark; with `level` only those from it up to errors."""
         return tuple(
             text
             for number, found, text in tuple(self._lines)
-            if number > mark and (not level or level <= found <= _ERROR)
+            if number > mark and (not level or level <= found <= ERROR)
         )
 
     def complaint(self, mark: int) -> str:
         """The engine's own last errors since a mark, as one sentence; warnings if no error came."""
-        for level in (_ERROR, _WARNING):
+        for level in (ERROR, WARNING):
             lines = [_without_prefix(line) for line in self.since(mark, level=level)]
             told = list(dict.fromkeys(line for line in lines if line))
             if told:

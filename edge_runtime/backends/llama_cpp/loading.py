@@ -15,11 +15,11 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ...artifact import Artifact
+from ...artifact import GGML_TYPES, Artifact
 from ...errors import BackendError, EdgeError, MemoryLimitError, UnsupportedError, UsageError
 from ...measurement import Buffer, SessionOptions
 from ...units import MIB, format_bytes
-from .library import LOG, amx_broken_by, library
+from .library import LOG, WARNING, amx_broken_by, library
 from .threads import MAX_THREADS, default_threads
 from .vocabulary import Vocabulary
 
@@ -219,8 +219,8 @@ def _context_params(lib: Any, model: int, artifact: Artifact, options: SessionOp
     params.n_threads = options.threads
     params.n_threads_batch = options.threads_prefill
     params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
-    params.type_k = getattr(lib, f"GGML_TYPE_{options.kv_type_k.upper()}")
-    params.type_v = getattr(lib, f"GGML_TYPE_{options.kv_type_v.upper()}")
+    params.type_k = GGML_TYPES[options.kv_type_k.upper()].id
+    params.type_v = GGML_TYPES[options.kv_type_v.upper()].id
     params.swa_full = options.swa_full
     params.no_perf = True
     if options.embeddings:
@@ -282,7 +282,7 @@ def read_buffers(lines: tuple[str, ...]) -> tuple[Buffer, ...]:
 
 def _loading_error(fact: str, mark: int) -> EdgeError:
     cause = LOG.complaint(mark)
-    lines = "\n".join(LOG.since(mark, level=2))
+    lines = "\n".join(LOG.since(mark, level=WARNING))
     if _OUT_OF_MEMORY.search(lines):
         return MemoryLimitError(
             fact,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import profiles
 import pytest
 
+import profiles
 from edge_runtime.artifact import LEVELS, ModelShape, types_for
 
 pytestmark = pytest.mark.engine

@@ -1,4 +1,4 @@
-"""Runs GGUF files through llama.cpp for the tests next door: one JSON job a line in, one answer out.
+"""Runs GGUF files through llama.cpp for the tests next door: a JSON job a line, a JSON answer.
 
 A process of its own, because a file llama.cpp dislikes may end it. The low-level API only, nothing
 of ours: an independent witness.

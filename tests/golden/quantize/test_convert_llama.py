@@ -129,11 +129,13 @@ def tensor_data(artifact: Artifact) -> bytes:
 NASTY = (
     "", " ", "  ", "a", " a", "a ", "\n", "\n\n\n", "\t\t x", "hello world", "Hello, World!!!",
     "it's we've I'll they'd 'S 'VE", "1234567890", "3.14159", "1,000,000", "x1y2z3", "     indent",
-    "trailing   ", "a\r\nb\rc", "\u00a0no-break\u00a0", "\u3000wide", "naïve café", "e\u0301 combining",
-    "न\u0940मस\u094dत\u0947", "Привет, мир", "你好，世界", "こんにちは世界", "한국어", "שלום עולם",
-    "👋🏽 👨‍👩‍👧‍👦 🇩🇪", "\u200b\u200dzero width", "<|im_start|>user\nhi<|im_end|>", "<|endoftext|>",
-    "a<|pad|>b", "<|im_start", "<think>x</think>", "<<think>>", "def f(x):\n    return x**2  # yes",
-    "http://example.org/?q=1&r=2", "\x00\x01\x7f", "ﬁ ligature Ⅷ ½", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢", "ÅÄÖ" * 20, "\ufeffbom",
+    "trailing   ", "a\r\nb\rc", "\u00a0no-break\u00a0", "\u3000wide", "naïve café",
+    "e\u0301 combining", "न\u0940मस\u094dत\u0947", "Привет, мир", "你好\uff0c世界", "こんにちは世界",
+    "한국어", "שלום עולם", "👋🏽 👨\u200d👩\u200d👧\u200d👦 🇩🇪", "\u200b\u200dzero width",
+    "<|im_start|>user\nhi<|im_end|>", "<|endoftext|>", "a<|pad|>b", "<|im_start",
+    "<think>x</think>", "<<think>>", "def f(x):\n    return x**2  # yes",
+    "http://example.org/?q=1&r=2", "\x00\x01\x7f", "\ufb01 ligature Ⅷ ½",
+    "\U0001d518\U0001d52b\U0001d526", "ÅÄÖ" * 20, "\ufeffbom",
 )  # fmt: skip
 
 

@@ -15,7 +15,19 @@ from edge_runtime.artifact.keys import metadata_of
 
 Pair = tuple[str, int, Any]
 Row = tuple[str, Sequence[int], int, int]
-FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+FORMATS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 
 TINY = {
     "model_type": "llama",

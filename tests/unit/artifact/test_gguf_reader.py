@@ -108,9 +108,7 @@ def test_strings_are_followed_across_read_ahead_steps(write):
 
 
 def test_the_alignment_of_the_file_places_the_data(write):
-    path = write(
-        [("general.alignment", 4, 128)], [row(offset=128)], alignment=128, data_bytes=160
-    )
+    path = write([("general.alignment", 4, 128)], [row(offset=128)], alignment=128, data_bytes=160)
     header = read_header(path)
     assert header.alignment == 128
     assert header.tensors[0].offset_bytes == header.data_offset_bytes + 128
@@ -291,9 +289,7 @@ def test_a_file_that_shrinks_while_its_array_is_used_is_an_error_of_ours(write):
 
 
 def test_sizes_of_all_types_are_those_of_the_reference_library():
-    reference = {
-        kind.name: (int(kind), *sizes) for kind, sizes in gguf.GGML_QUANT_SIZES.items()
-    }
+    reference = {kind.name: (int(kind), *sizes) for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
     ours = {k.name: (k.id, k.block_elements, k.block_bytes) for k in GGML_TYPES.values()}
     assert reference.items() <= ours.items()
     assert {int(kind) for kind in gguf.GGUFValueType} == {int(kind) for kind in ValueType}
