@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import profiles
-from edge_runtime.artifact import Artifact, ModelShape
+from edge_runtime.artifact import Artifact, ModelShape, TensorInfo
+from edge_runtime.artifact.ggml import ValueType
 from quantize import synthesize
+from quantize.writers import gguf
 
 STORIES_15M = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 288,
@@ -30,3 +33,46 @@ def artifact(name: str, level: str, folder: Path, layers: int | None = None) -> 
     if path.exists():
         return Artifact.open(path)
     return synthesize(shape(name), level, path, layers=layers)
+
+
+def with_vocabulary(source: Artifact, out: Path) -> Artifact:
+    """A copy with a made-up byte-level vocabulary of the shape's size, for what needs a tokenizer."""
+    size = source.shape.vocabulary_tokens
+    tokens = [f"t{i:x}" for i in range(size)]
+    metadata = {
+        key: value
+        for key, value in source.metadata.items()
+        if not key.startswith("tokenizer.") and isinstance(value, str | bool | int | float)
+    }
+    metadata |= {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tuple(tokens),
+        "tokenizer.ggml.token_type": gguf.Array(
+            kind=ValueType.INT32, items=[3, 3] + [1] * (size - 2)
+        ),
+        "tokenizer.ggml.merges": ("a b",),
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 1,
+    }
+    planned = [
+        gguf.PlannedTensor(
+            name=tensor.name,
+            dims=tensor.dims,
+            type=tensor.type,
+            slabs=lambda tensor=tensor: _slabs(source.path, tensor),
+        )
+        for tensor in source.tensors
+    ]
+    gguf.write(out, metadata, planned)
+    return Artifact.open(out)
+
+
+def _slabs(path: Path, tensor: TensorInfo) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(tensor.offset_bytes)
+        left = tensor.size_bytes
+        while left:
+            piece = file.read(min(left, 1 << 22))
+            left -= len(piece)
+            yield piece

@@ -58,7 +58,8 @@ def main() -> None:
     figures = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in given.models.split(","):
-            artifact = shapes.artifact(name, given.level, Path(scratch), vocabulary=True)
+            plain = shapes.artifact(name, given.level, Path(scratch))
+            artifact = shapes.with_vocabulary(plain, Path(scratch) / f"{name}-words.gguf")
             llama = Llama(
                 str(artifact.path), n_ctx=512, n_threads=given.threads,
                 n_threads_batch=given.threads, verbose=False, seed=7,

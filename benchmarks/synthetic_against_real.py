@@ -49,7 +49,9 @@ def gaussian(shape: ModelShape, out: Path) -> Path:
     for tensor in shape.tensors:
         dims = tuple(reversed(tensor.dims))
         if len(dims) == 1:
-            values = np.zeros(dims, np.float32) if "bias" in tensor.name else np.ones(dims, np.float32)
+            values = (
+                np.zeros(dims, np.float32) if "bias" in tensor.name else np.ones(dims, np.float32)
+            )
             writer.add_tensor(tensor.name, values)
         else:
             values = rng.standard_normal(dims, np.float32) * 0.02

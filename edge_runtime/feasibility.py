@@ -190,6 +190,7 @@ def project(
     prefill: CostFit | None,
     memory: MemoryFit,
     bandwidth: BandwidthReading | Unavailable,
+    disturbances: tuple[str, ...] = (),
 ) -> Evidence:
     """The evidence for a model that did not run, from this machine's fitted costs."""
     work = planned_work(shape, level_name, Phase.DECODE, target.prompt_tokens)
@@ -216,6 +217,7 @@ def project(
         memory=memory,
         depth_s_per_token=depth_cost(shape, decode, target.prompt_tokens),
         bandwidth_share=bandwidth_share(work, rate, bandwidth),
+        disturbances=disturbances,
     )
 
 

@@ -99,9 +99,7 @@ class CostFit:
         )
         half = min(t95(max(self.degrees_of_freedom, 1)), 4.303) * relative
         # Multiplicative bounds: a time cannot be negative, and a rate's interval is its mirror.
-        return Interval(
-            low=seconds * math.exp(-half), value=seconds, high=seconds * math.exp(half)
-        )
+        return Interval(low=seconds * math.exp(-half), value=seconds, high=seconds * math.exp(half))
 
 
 def fit_costs(cells: Sequence[Cell]) -> CostFit:
@@ -163,7 +161,9 @@ def fit_costs(cells: Sequence[Cell]) -> CostFit:
     )
 
 
-def extend_depth(shallow: tuple[int, Interval], deep: tuple[int, Interval], layers: int) -> Interval:
+def extend_depth(
+    shallow: tuple[int, Interval], deep: tuple[int, Interval], layers: int
+) -> Interval:
     """Seconds per step of a model of `layers` layers from two truncations (layers, seconds).
 
     Time per layer is linear, and what does not depend on depth (embedding, output) cancels:

@@ -100,6 +100,7 @@ class Evidence:
     `decode_tokens_per_s` holds at `depth_tokens` of context. `depth_s_per_token` is how much longer
     one decode step takes per further token of context; None when only one depth is known.
     `bandwidth_share` is the achieved share of the machine's measured memory bandwidth.
+    `disturbances` say what else used the machine: they can only have made it look slower.
     """
 
     model: str
@@ -112,6 +113,7 @@ class Evidence:
     itl_p90_s: float | None = None
     depth_s_per_token: float | None = None
     bandwidth_share: float | None = None
+    disturbances: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -159,7 +161,6 @@ def evidence_of(
 ) -> Evidence:
     """The evidence a measurement holds for a target. A rate that was not measured is Unavailable."""
     decode = measurement.decode_tokens_per_s
-    notes = tuple(f"disturbed: {flag}" for flag in measurement.noise.flags)
     workload = measurement.workload
     depth = workload.depth_tokens + workload.prompt_tokens + workload.generate_tokens // 2
     return Evidence(
@@ -175,7 +176,7 @@ def evidence_of(
         prefill_tokens_per_s=measurement.prefill_tokens_per_s,
         memory=_memory_fit(measurement, target, kv_bytes),
         itl_p90_s=measurement.itl_s(90),
-        notes=notes,
+        disturbances=measurement.noise.flags,
     )
 
 
@@ -211,7 +212,8 @@ def judge_evidence(
     """Judges evidence against a target.
 
     The verdict is the worse of memory and speed. Speed is BORDERLINE when the interval of the
-    decode rate crosses the limit. `alternatives` are the same model at other levels; the next step
+    decode rate crosses the limit, and when it lies below the limit but other programs disturbed the
+    measurement: a quiet machine may be faster. `alternatives` are the same model at other levels; the next step
     names the best of them that reads when this one does not.
     """
     speed = _speed_kind(evidence, target)
@@ -232,7 +234,7 @@ def judge_evidence(
         longest_context_tokens=longest_context(evidence, target),
         cause=cause,
         next_step=next_step,
-        notes=evidence.notes,
+        notes=(*evidence.notes, *(f"disturbed: {what}" for what in evidence.disturbances)),
     )
 
 
@@ -256,7 +258,7 @@ def _speed_kind(evidence: Evidence, target: Target) -> VerdictKind:
         return VerdictKind.NOT_VIABLE
     if rate.low >= target.decode_tokens_per_s:
         return VerdictKind.VIABLE
-    if rate.high < target.decode_tokens_per_s:
+    if rate.high < target.decode_tokens_per_s and not evidence.disturbances:
         return VerdictKind.NOT_VIABLE
     return VerdictKind.BORDERLINE
 
@@ -286,6 +288,11 @@ def _explain(
                 f"The longest context that still reads at {limit} tok/s is {longest:,} tokens.",
             )
         return reads, ""
+    if evidence.disturbances:
+        return (
+            f"disturbed: {evidence.disturbances[0]}",
+            "Close other programs and check again: undisturbed it may be faster.",
+        )
     next_step = _faster_alternative(target, alternatives)
     if not next_step and speed is VerdictKind.BORDERLINE:
         next_step = "Measure longer on a quiet machine to narrow the interval."

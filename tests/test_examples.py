@@ -2,14 +2,17 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import edge_runtime
 import quantize
+from edge_runtime.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -93,6 +96,30 @@ def test_a_python_block_of_the_pages_runs(block: str, tiny_gguf: Path, tmp_path:
     (tmp_path / "model.gguf").symlink_to(tiny_gguf)
     done = run(["-c", block], tmp_path)
     assert done.stdout.strip(), "a block that shows nothing shows nothing"
+
+
+def commands(page: Path) -> list[str]:
+    """The `edge ...` lines of a page's shell blocks, comments left out."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    found = [part for line in lines for part in re.findall(r"(?<![\w-])edge [^#&|>]+", line)]
+    return [part.strip() for part in found]
+
+
+COMMANDS = sorted({line for page in [*PAGES, ROOT / "CONTRIBUTING.md"] for line in commands(page)})
+
+
+def test_the_readme_shows_every_verb() -> None:
+    assert {line.split()[1] for line in COMMANDS} >= {"check", "run", "profile", "models", "doctor"}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_in_the_pages_is_one_the_program_accepts(line: str) -> None:
+    _, verb, *arguments = shlex.split(line)
+    group = typer.main.get_command(app)
+    command = group.get_command(group.make_context("edge", [verb]), verb)  # type: ignore[attr-defined]
+    assert command is not None, f"there is no verb {verb}"
+    command.make_context(verb, arguments)  # parses and checks every option, and runs nothing
 
 
 def test_relative_links_of_the_pages_lead_somewhere() -> None:

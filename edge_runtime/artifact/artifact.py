@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..errors import FormatError, ModelNotFoundError
+from ..errors import ArtifactError, FormatError, ModelNotFoundError
 from .gguf import TensorInfo
 from .levels import LEVEL_OF_FTYPE
 from .shape import ModelShape, is_rope_table
@@ -65,10 +65,16 @@ class Artifact:
         headers = read_parts(given)
         metadata = headers[0].metadata
         tensors = tuple(tensor for header in headers for tensor in header.tensors)
+        if not tensors:
+            raise FormatError(
+                f"{given.name} holds no weights.",
+                cause="It is a vocabulary, or the model was cut off.",
+                way_out="Give the GGUF file of a whole model.",
+            )
         try:
             shape = ModelShape.from_gguf(metadata, tensors)
-        except FormatError as error:
-            raise FormatError(
+        except ArtifactError as error:
+            raise type(error)(
                 f"{given.name}: {error.fact}", cause=error.cause, way_out=error.way_out
             ) from None
         digest = hashlib.sha256("".join(header.digest for header in headers).encode())
@@ -128,8 +134,6 @@ def _level_of(metadata: Mapping[str, object], tensors: tuple[TensorInfo, ...]) -
     found = LEVEL_OF_FTYPE.get(stated) if isinstance(stated, int) else None
     if found is not None and any(name == found.default.name for name, _, _ in mix):
         return found.name
-    if not mix:
-        return found.name if found is not None else "no weights"
     total = sum(size for _, _, size in mix)
     main = [name for name, _, size in mix if size * 10 >= total]
     return main[0] if len(main) == 1 else " + ".join(main)

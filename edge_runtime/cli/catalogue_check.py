@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import EdgeError, UsageError
 from ..feasibility import (
+    PROCESS_BYTES,
     CheckReport,
     Phase,
     Row,
@@ -23,7 +23,7 @@ from ..fit import Cell, CostFit, fit_costs
 from ..measurement import Measurement, SessionOptions, Workload
 from ..verdict import Evidence, Target
 from .cells import Bench, open_bench
-from .machine import machine, report_of
+from .machine import Machine, look_at_machine, report_of
 
 if TYPE_CHECKING:
     from ..artifact import Artifact, ModelShape
@@ -40,9 +40,7 @@ llama.cpp falls back to), and a wide one truncated in depth (the matrices of a l
 
 CELL = Workload(name="pp128+tg32", prompt_tokens=128, generate_tokens=32)
 DEPTH_TOKENS = 1536
-DEPTH_CELL = Workload(
-    name=f"tg16 @ d{DEPTH_TOKENS}", generate_tokens=16, depth_tokens=DEPTH_TOKENS
-)
+DEPTH_CELL = Workload(name=f"tg16 @ d{DEPTH_TOKENS}", generate_tokens=16, depth_tokens=DEPTH_TOKENS)
 SHORTEST_CELL_S = 1.5
 """A cell gets at least this long, whatever the budget: two runs and a warm-up of something small."""
 
@@ -57,6 +55,17 @@ class _Learnt:
     process_bytes: list[int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """What a projection stands on: the machine, its fitted costs, and what the cells taught."""
+
+    machine: Machine
+    learnt: _Learnt
+    decode: CostFit
+    prefill: CostFit | None
+    disturbances: tuple[str, ...]
+
+
 def check_catalogue(
     levels: Sequence[str],
     target: Target,
@@ -66,47 +75,42 @@ def check_catalogue(
 ) -> CheckReport:
     """Measures the bench cells within the budget and judges every catalogue model marked default.
 
-    Raises UsageError when the budget was too short to learn the costs, and whatever error all
-    cells had in common when none could be measured.
+    Raises UsageError when the budget was too short to learn the costs, EdgeError when no cell could
+    be measured.
     """
     import profiles
 
     from ..artifact import ModelShape
 
     say("looking at the machine")
-    host, bandwidth = machine(options)
+    machine = look_at_machine(options)
     with open_bench(options, say) as bench:
         learnt = _measure_bench(bench, levels, target, budget_s)
         decode, prefill = _fits(learnt, bench)
+        flags = sorted({flag for record in bench.measurements for flag in record.noise.flags})
+        ground = _Ground(
+            machine=machine,
+            learnt=learnt,
+            decode=decode,
+            prefill=prefill,
+            disturbances=tuple(flags[-1:]),
+        )
         rows: list[Row] = []
         for entry in profiles.models().values():
             if not entry.check_default:
                 continue
             shape = ModelShape.from_config(entry.config, name=entry.id)
-            evidence = [
-                _evidence(shape, name, target, options, learnt, decode, prefill, host, bandwidth)
-                for name in levels
-            ]
+            evidence = [_evidence(ground, shape, name, target, options) for name in levels]
             weights = [shape.weight_bytes(name) for name in levels]
             rows += rows_of(evidence, target, shape.parameters, weights)
         rows.sort(key=lambda row: row.parameters)
         fits = [summarize("decode", decode)]
         if prefill:
             fits.append(summarize("prefill", prefill))
-        return report_of(
-            bench,
-            host=host,
-            bandwidth=bandwidth,
-            target=target,
-            rows=tuple(rows),
-            fits=tuple(fits),
-            recommendation=recommend(rows, target),
-        )
+        return report_of(bench, machine, target, rows, recommend(rows, target), fits=tuple(fits))
 
 
-def _measure_bench(
-    bench: Bench, levels: Sequence[str], target: Target, budget_s: float
-) -> _Learnt:
+def _measure_bench(bench: Bench, levels: Sequence[str], target: Target, budget_s: float) -> _Learnt:
     import profiles
 
     from ..artifact import ModelShape
@@ -193,36 +197,24 @@ def _fits(learnt: _Learnt, bench: Bench) -> tuple[CostFit, CostFit | None]:
 
 
 def _evidence(
-    shape: ModelShape,
-    level: str,
-    target: Target,
-    options: SessionOptions,
-    learnt: _Learnt,
-    decode: CostFit,
-    prefill: CostFit | None,
-    host: object,
-    bandwidth: object,
+    ground: _Ground, shape: ModelShape, level: str, target: Target, options: SessionOptions
 ) -> Evidence:
-    from ..measurement import BandwidthReading, Host, Unavailable
-
-    assert isinstance(host, Host)
-    assert isinstance(bandwidth, BandwidthReading | Unavailable)
     memory = memory_fit(
         shape,
         level,
         target,
         options,
-        available_bytes=host.ram_available_bytes,
-        repack_share=learnt.repack.get(level, 0.0),
+        available_bytes=ground.machine.host.ram_available_bytes,
+        repack_share=ground.learnt.repack.get(level, 0.0),
+        process_bytes=max(ground.learnt.process_bytes, default=PROCESS_BYTES),
     )
-    if learnt.process_bytes:
-        memory = dataclasses.replace(memory, process_bytes=max(learnt.process_bytes))
     return project(
         shape,
         level,
         target,
-        decode=decode,
-        prefill=prefill,
+        decode=ground.decode,
+        prefill=ground.prefill,
         memory=memory,
-        bandwidth=bandwidth,
+        bandwidth=ground.machine.bandwidth,
+        disturbances=ground.disturbances,
     )

@@ -32,7 +32,8 @@ def check(
     level: Annotated[
         list[str] | None,
         typer.Option(
-            "--level", "-l",
+            "--level",
+            "-l",
             help="Quantization level; repeat it or separate by commas.",
             show_default="Q8_0,Q4_K_M,Q4_0",
         ),

@@ -24,14 +24,14 @@ SMALL_DISK_BYTES = 3 * 1024**3
 def diagnose() -> Diagnosis:
     """Looks for everything. Takes about two seconds: the memory bandwidth is measured."""
     from ..profiler import detect_host
-    from .machine import machine
+    from .machine import Machine, look_at_machine
 
     engine, gpus = _engine()
     try:
-        host, bandwidth = machine(SessionOptions())
+        machine = look_at_machine(SessionOptions())
     except EdgeError as error:
-        host = detect_host(gpus=gpus)
-        bandwidth = Unavailable(reason=error.fact, remedy=error.way_out)
+        why = Unavailable(reason=error.fact, remedy=error.way_out)
+        machine = Machine(host=detect_host(gpus=gpus), bandwidth=why)
     findings = (
         Finding(name="edge-runtime", found=f"{__version__} on Python {sys.version.split()[0]}"),
         engine,
@@ -44,7 +44,7 @@ def diagnose() -> Diagnosis:
         *_energy(),
         *_instruments(),
     )
-    return Diagnosis(host=host, bandwidth=bandwidth, findings=findings)
+    return Diagnosis(host=machine.host, bandwidth=machine.bandwidth, findings=findings)
 
 
 def _engine() -> tuple[Finding, tuple[Gpu, ...]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import __version__
@@ -15,16 +17,26 @@ if TYPE_CHECKING:
     from .cells import Bench
 
 
-def machine(options: SessionOptions) -> tuple[Host, BandwidthReading | Unavailable]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
     """The host with the GPUs the backend's build can use, and its measured memory bandwidth."""
+
+    host: Host
+    bandwidth: BandwidthReading | Unavailable
+
+
+def look_at_machine(options: SessionOptions) -> Machine:
+    """Detects the host and measures its memory bandwidth with the threads that will be used."""
     from ..profiler import detect_host
     from ..profiler.host import memory_bandwidth
 
     host = detect_host(gpus=usable_gpus(options.backend))
+    bandwidth: BandwidthReading | Unavailable
     try:
-        return host, memory_bandwidth(options.threads or host.cores_usable)
+        bandwidth = memory_bandwidth(options.threads or host.cores_usable)
     except EdgeError as error:
-        return host, Unavailable(reason=str(error))
+        bandwidth = Unavailable(reason=error.fact, remedy=error.way_out)
+    return Machine(host=host, bandwidth=bandwidth)
 
 
 def usable_gpus(backend_name: str) -> tuple[Gpu, ...]:
@@ -36,22 +48,21 @@ def usable_gpus(backend_name: str) -> tuple[Gpu, ...]:
 
 def report_of(
     bench: Bench,
-    *,
-    host: Host,
-    bandwidth: BandwidthReading | Unavailable,
+    machine: Machine,
     target: Target,
-    rows: tuple[Row, ...],
-    fits: tuple[FitSummary, ...],
+    rows: Sequence[Row],
     recommendation: str,
+    *,
+    fits: tuple[FitSummary, ...] = (),
 ) -> CheckReport:
     """The report of a finished bench."""
     return CheckReport(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         tool_version=__version__,
-        host=host,
-        bandwidth=bandwidth,
+        host=machine.host,
+        bandwidth=machine.bandwidth,
         target=target,
-        rows=rows,
+        rows=tuple(rows),
         fits=fits,
         measurements=tuple(bench.measurements),
         failures=tuple(bench.failures),

@@ -7,8 +7,8 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..artifact import Artifact, ModelShape
 from ..errors import EdgeError, UsageError
 from ..feasibility import (
     CheckReport,
@@ -22,9 +22,7 @@ from ..feasibility import (
 )
 from ..fit import extend_depth
 from ..measurement import (
-    BandwidthReading,
     Basis,
-    Host,
     Measurement,
     SessionOptions,
     Unavailable,
@@ -33,10 +31,7 @@ from ..measurement import (
 from ..statistics import Interval
 from ..verdict import Evidence, MemoryFit, Target, VerdictKind, evidence_of
 from .cells import DISK_LIMIT_BYTES, Bench, open_bench
-from .machine import machine, report_of
-
-if TYPE_CHECKING:
-    from ..artifact import Artifact, ModelShape
+from .machine import Machine, look_at_machine, report_of
 
 GENERATE_TOKENS = 48
 DEPTH_STEPS = 16
@@ -54,8 +49,7 @@ class _Setting:
     bench: Bench
     target: Target
     options: SessionOptions
-    host: Host
-    bandwidth: BandwidthReading | Unavailable
+    machine: Machine
     seconds: float
 
 
@@ -74,35 +68,20 @@ def check_models(
     """
     subjects = [resolve(model) for model in models]
     say("looking at the machine")
-    host, bandwidth = machine(options)
+    machine = look_at_machine(options)
     with open_bench(options, say) as bench:
         rows: list[Row] = []
         for subject in subjects:
-            cells = 1 if not isinstance(subject, _shape_type()) else len(levels)
+            cells = len(levels) if isinstance(subject, ModelShape) else 1
             setting = _Setting(
                 bench=bench,
                 target=target,
                 options=options,
-                host=host,
-                bandwidth=bandwidth,
+                machine=machine,
                 seconds=max(2.0, 0.5 * budget_s / cells),
             )
             rows += _check_subject(setting, subject, levels)
-        return report_of(
-            bench,
-            host=host,
-            bandwidth=bandwidth,
-            target=target,
-            rows=tuple(rows),
-            fits=(),
-            recommendation=recommend(rows, target),
-        )
-
-
-def _shape_type() -> type[ModelShape]:
-    from ..artifact import ModelShape
-
-    return ModelShape
+        return report_of(bench, machine, target, rows, recommend(rows, target))
 
 
 def resolve(model: str) -> Artifact | ModelShape:
@@ -112,7 +91,6 @@ def resolve(model: str) -> Artifact | ModelShape:
     """
     import profiles
 
-    from ..artifact import Artifact, ModelShape
     from ..artifact.checkpoint import read_config
     from ..sources import resolve as resolve_source
 
@@ -138,19 +116,20 @@ def resolve(model: str) -> Artifact | ModelShape:
 def _check_subject(
     setting: _Setting, subject: Artifact | ModelShape, levels: Sequence[str]
 ) -> tuple[Row, ...]:
-    if not isinstance(subject, _shape_type()):
-        assert not isinstance(subject, _shape_type())
+    if isinstance(subject, Artifact):
         evidence = [_measure_artifact(setting, subject)]
-        return rows_of(
-            evidence, setting.target, subject.parameters, [subject.weight_bytes]
-        )
+        return rows_of(evidence, setting.target, subject.parameters, [subject.weight_bytes])
     found = [_measure_shape(setting, subject, level) for level in levels]
     weights = [subject.weight_bytes(level) for level in levels]
     return rows_of(found, setting.target, subject.parameters, weights)
 
 
 def _unmeasured(
-    setting: _Setting, shape: ModelShape, level: str, basis: Basis, reason: Unavailable,
+    setting: _Setting,
+    shape: ModelShape,
+    level: str,
+    basis: Basis,
+    reason: Unavailable,
     memory: MemoryFit,
 ) -> Evidence:
     return Evidence(
@@ -173,7 +152,7 @@ def _measure_shape(setting: _Setting, shape: ModelShape, level: str) -> Evidence
         level,
         setting.target,
         setting.options,
-        available_bytes=setting.host.ram_available_bytes,
+        available_bytes=setting.machine.host.ram_available_bytes,
     )
     whole = synthetic_bytes(shape, level)
     try:
@@ -216,9 +195,7 @@ def _measure_artifact(setting: _Setting, artifact: Artifact) -> Evidence:
         Plan(budget_s=setting.seconds * 0.6),
         context_tokens=target.context_tokens,
     )
-    kv = shape.kv_bytes(
-        target.context_tokens, setting.options.kv_type_k, setting.options.kv_type_v
-    )
+    kv = shape.kv_bytes(target.context_tokens, setting.options.kv_type_k, setting.options.kv_type_v)
     evidence = evidence_of(near, target, kv_bytes=kv)
     slope = None
     if deep_workload := _depth_workload(target):
@@ -237,7 +214,9 @@ def _measure_artifact(setting: _Setting, artifact: Artifact) -> Evidence:
         evidence,
         model=shape.name,
         depth_s_per_token=slope,
-        bandwidth_share=bandwidth_share(work, evidence.decode_tokens_per_s, setting.bandwidth),
+        bandwidth_share=bandwidth_share(
+            work, evidence.decode_tokens_per_s, setting.machine.bandwidth
+        ),
     )
 
 
@@ -289,6 +268,7 @@ def _measure_truncated(
         ),
         depth_s_per_token=slope,
         bandwidth_share=deep.bandwidth_share,
+        disturbances=tuple(dict.fromkeys((*shallow.disturbances, *deep.disturbances))),
         notes=(*deep.notes, note),
     )
 

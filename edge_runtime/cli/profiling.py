@@ -6,6 +6,7 @@ something is timed. Ctrl-C ends the sweep after telling how to go on.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -206,6 +207,8 @@ class _StatusLine:
         if words == self._shown:
             return
         self._shown = words
+        if self._terminal:
+            words = words[: shutil.get_terminal_size().columns - 1]
         sys.stderr.write(f"{_ERASE_LINE}{words}" if self._terminal else f"{words}\n")
         sys.stderr.flush()
 
@@ -221,7 +224,8 @@ def _rate(progress: Progress) -> str:
     rate = progress.tokens_per_s
     if rate is None:
         return ""
-    return f", {format_rate(rate.value)} t/s (± {rate.relative_half_width:.1%})"
+    spread = f" (± {rate.relative_half_width:.1%})" if progress.runs > 1 else ""
+    return f", {format_rate(rate.value)} t/s{spread}"
 
 
 def _positive(values: tuple[int, ...], option: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -331,35 +331,41 @@ def _interact(conversation: _Conversation) -> None:
     name = conversation.model.artifact.name
     verb = "Chat with" if conversation.chats else "Begin a text for"
     _say(f"{verb} {name}. Ctrl-C stops an answer, /reset forgets, /quit or Ctrl-D leaves.")
-    for line in _lines():
-        text = line.strip()
-        if text in ("/quit", "/exit"):
-            return
-        if text == "/reset":
-            conversation.reset()
-            _say("A new conversation.")
-        elif text.startswith("/") and " " not in text:
-            _say(f"{text} is no command. There are /reset and /quit.")
-        elif text:
-            try:
-                conversation.answer(text)
-            except EdgeError as error:
-                _say(str(error))
-
-
-def _lines() -> Iterator[str]:
     while True:
         try:
-            if sys.stdout.isatty():
-                yield input("> ")
-            else:
-                print("> ", end="", file=sys.stderr, flush=True)
-                yield input()
-        except EOFError:
-            print(file=sys.stderr)
-            return
+            line = _read_line()
+            if line is None or not _obey(conversation, line.strip()):
+                return
+        except EdgeError as error:
+            _say(str(error))
         except KeyboardInterrupt:
             print(file=sys.stderr)
+
+
+def _obey(conversation: _Conversation, text: str) -> bool:
+    """Does what one line asks for; False when it asks to leave."""
+    if text in ("/quit", "/exit"):
+        return False
+    if text == "/reset":
+        conversation.reset()
+        _say("A new conversation.")
+    elif text.startswith("/") and " " not in text:
+        _say(f"{text} is no command. There are /reset and /quit.")
+    elif text:
+        conversation.answer(text)
+    return True
+
+
+def _read_line() -> str | None:
+    """A line typed after the prompt sign; None when the terminal says there are no more."""
+    try:
+        if sys.stdout.isatty():
+            return input("> ")
+        print("> ", end="", file=sys.stderr, flush=True)
+        return input()
+    except EOFError:
+        print(file=sys.stderr)
+        return None
 
 
 class _interrupts:  # noqa: N801 - used as `with _interrupts() as cancel`

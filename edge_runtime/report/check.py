@@ -58,7 +58,9 @@ def render_host(host: Host, bandwidth: BandwidthReading | Unavailable) -> Render
     if host.cores_physical:
         cores += f", {host.cores_physical} physical"
     grid.add_row("Machine", f"{host.cpu}, {host.system} {host.release} {host.machine}")
-    grid.add_row("Cores", cores + (f", virtual ({host.virtualization})" if host.virtualization else ""))
+    grid.add_row(
+        "Cores", cores + (f", virtual ({host.virtualization})" if host.virtualization else "")
+    )
     grid.add_row("Kernels can use", ", ".join(host.isa) or "no vector extensions detected")
     free = (
         f", {format_bytes(host.ram_available_bytes)} free now"
@@ -148,11 +150,12 @@ def _details(report: CheckReport) -> Iterable[RenderableType]:
         yield Text(failure, style="yellow")
     noisy = sorted({flag for m in report.measurements for flag in m.noise.flags})
     if noisy:
-        yield Text("disturbed while measuring, intervals widened: " + "; ".join(noisy), style="yellow")
+        yield Text(
+            "disturbed while measuring, intervals widened: " + "; ".join(noisy), style="yellow"
+        )
     yield Text(
         f"{len(report.measurements)} measurements in {format_duration(report.elapsed_s)}, "
-        f"at most {format_bytes(report.peak_disk_bytes)} of disk; energy: "
-        + _energy(report),
+        f"at most {format_bytes(report.peak_disk_bytes)} of disk; energy: " + _energy(report),
         style="dim",
     )
 

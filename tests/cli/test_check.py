@@ -6,6 +6,7 @@ process, the synthetic files, the fits and the tables are the real ones.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,11 +15,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge_runtime.cli import catalogue_check, cells
 from edge_runtime.cli.app import main
+from edge_runtime.measurement import Host
 
 CONFIG = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256,
@@ -174,18 +177,14 @@ def test_a_full_disk_is_told_before_anything_is_written(
 def test_too_little_memory_is_the_stated_cause(
     edge: Edge, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import edge_runtime.profiler as profiler
-    from edge_runtime.cli import machine
+    from edge_runtime import profiler
 
     real = profiler.detect_host
 
-    def poor(**given: object) -> object:
-        import dataclasses
-
-        return dataclasses.replace(real(**given), ram_available_bytes=8 * 1024**2)  # type: ignore[arg-type]
+    def poor(**given: Any) -> Host:
+        return dataclasses.replace(real(**given), ram_available_bytes=8 * 1024**2)
 
     monkeypatch.setattr(profiler, "detect_host", poor)
-    assert machine is not None
     code, out, _ = edge("check", config, "--backend", "fake", "-l", "Q8_0", "-c", "8192")
     assert code == 1
     assert "memory: needs" in out
@@ -229,7 +228,9 @@ def test_hostile_files_get_a_sentence(edge: Edge, tmp_path: Path, content: bytes
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": "mamba"}', '{"model_type": "llama"'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"model_type": "mamba"}', '{"model_type": "llama"']
+)
 def test_hostile_configs_get_a_sentence(edge: Edge, tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     code, _, err = edge("check", tmp_path / "config.json", "--backend", "fake")

@@ -313,7 +313,10 @@ def test_use_after_close_raises(session: Session) -> None:
 
 
 def test_a_conversation_is_rendered_by_the_models_template(session: Session) -> None:
-    messages = (Message(role="system", content="Be brief."), Message(role="user", content="<Hi> & bye"))
+    messages = (
+        Message(role="system", content="Be brief."),
+        Message(role="user", content="<Hi> & bye"),
+    )
     assert session.render_chat(messages) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<Hi> & bye<|im_end|>\n"
         "<|im_start|>assistant\n"

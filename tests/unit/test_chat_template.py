@@ -1,4 +1,4 @@
-"""Chat templates are strangers' programs: rendered as their authors meant, contained when hostile."""
+"""Chat templates are strangers' programs: rendered as meant, contained when hostile."""
 
 from __future__ import annotations
 

@@ -130,10 +130,13 @@ def test_shards_are_joined(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "kind"),
     [
-        ({"a": "../evil.safetensors"}, FormatError), ({"a": "/etc/passwd"}, FormatError),
-        ({"a": 5}, FormatError), ([], FormatError), ({"a": "missing.safetensors"}, ModelNotFoundError),
+        ({"a": "../evil.safetensors"}, FormatError),
+        ({"a": "/etc/passwd"}, FormatError),
+        ({"a": 5}, FormatError),
+        ([], FormatError),
+        ({"a": "missing.safetensors"}, ModelNotFoundError),
     ],
-)  # fmt: skip
+)
 def test_an_index_names_only_files_beside_it(tmp_path: Path, names: object, kind: type) -> None:
     path = checkpoint(tmp_path)
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))

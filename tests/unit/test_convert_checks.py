@@ -154,7 +154,7 @@ def test_levels_that_need_an_importance_matrix_are_refused_first(source: Source)
 def test_a_missing_tokenizer_is_said(source: Source) -> None:
     source.convert()
     (source.path / "tokenizer.json").unlink()
-    with pytest.raises(ModelNotFoundError, match="tokenizer.json"):
+    with pytest.raises(ModelNotFoundError, match=r"tokenizer\.json"):
         convert(source.path, source.out)
 
 

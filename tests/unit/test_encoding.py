@@ -13,8 +13,11 @@ from quantize.encoding import ENCODERS, encode
 
 gguf = pytest.importorskip("gguf")
 
+# Where a block's scale has no inverse in single precision, C's result is undefined.
+SMALLEST = 2.0**-100
+MAGNITUDES = st.floats(SMALLEST, 60000, width=32)
 ROWS = arrays.arrays(
-    np.float32, (3, 64), elements=st.floats(-60000, 60000, width=32, allow_subnormal=False)
+    np.float32, (3, 64), elements=MAGNITUDES | MAGNITUDES.map(lambda x: -x) | st.just(0.0)
 )
 
 
@@ -33,6 +36,11 @@ def test_values_that_are_no_numbers_are_refused_by_tensor(name: str, value: floa
     rows[1, 7] = value
     with pytest.raises(FormatError, match=r"blk\.3\.ffn_up"):
         encode(name, "blk.3.ffn_up.weight", rows)
+
+
+def test_values_too_small_for_a_scale_become_zero() -> None:
+    rows = np.full((1, 32), 2.0**-126, np.float32)
+    assert encode("Q8_0", "t", rows) == bytes(34)
 
 
 def test_half_precision_overflow_is_refused_with_a_way_out() -> None:

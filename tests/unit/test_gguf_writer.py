@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,7 +129,7 @@ def test_a_name_twice_or_too_long_is_refused(tmp_path: Path) -> None:
 def test_too_little_room_is_said_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = namedtuple("usage", "total used free")(10**9, 10**9, 1000)
+    usage = SimpleNamespace(total=10**9, used=10**9, free=1000)
     monkeypatch.setattr(whole_file.shutil, "disk_usage", lambda _path: usage)
     with pytest.raises(DiskError, match=r"needs 1\.00 MiB and .* are free"):
         whole_file.check_destination(tmp_path / "m.gguf", 1024**2)
@@ -141,10 +141,12 @@ def test_too_little_room_is_said_before_anything_is_written(
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.ENOSPC, "no room"), (errno.EROFS, "does not allow"), (errno.EACCES, "does not allow"),
+        (errno.ENOSPC, "no room"),
+        (errno.EROFS, "does not allow"),
+        (errno.EACCES, "does not allow"),
         (errno.EIO, "another disk"),
     ],
-)  # fmt: skip
+)
 def test_a_disk_that_fails_midway_is_worded(tmp_path: Path, number: int, words: str) -> None:
     def slabs():
         yield b"x" * 64

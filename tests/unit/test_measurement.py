@@ -94,7 +94,9 @@ def test_another_schema_is_refused() -> None:
     [(("host", "ram_bytes"), "much"), (("runs",), 3), (("runs", 0, "token_ns"), [1, None]),
      (("artifact", "format"), "pickle"), (("memory",), {"peak": 0}), (("host", "extra"), 1)],
 )  # fmt: skip
-def test_a_strangers_file_is_checked_field_by_field(path: tuple[object, ...], value: object) -> None:
+def test_a_strangers_file_is_checked_field_by_field(
+    path: tuple[object, ...], value: object
+) -> None:
     data = json.loads(json.dumps(measurement((tg_run(2, 5),)).to_json()))
     spot = data
     for key in path[:-1]:

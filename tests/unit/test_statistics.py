@@ -14,7 +14,14 @@ samples = st.lists(st.floats(0.01, 1e6), min_size=2, max_size=60)
 
 def test_t_quantiles_equal_published_tables() -> None:
     # NIST/SEMATECH e-Handbook table 1.3.6.7.2, two-sided 95 %.
-    for freedom, quantile in {1: 12.706, 2: 4.303, 9: 2.262, 30: 2.042, 60: 2.000, 100: 1.984}.items():
+    for freedom, quantile in {
+        1: 12.706,
+        2: 4.303,
+        9: 2.262,
+        30: 2.042,
+        60: 2.000,
+        100: 1.984,
+    }.items():
         assert statistics.t95(freedom) == pytest.approx(quantile, abs=0.0015)
     assert statistics.t95(0) == math.inf
 

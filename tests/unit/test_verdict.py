@@ -103,6 +103,16 @@ def test_a_rate_that_was_not_measured_is_not_viable_and_says_why() -> None:
     assert verdict.next_step == "Free memory."
 
 
+def test_a_disturbed_machine_is_never_called_too_slow() -> None:
+    slow = evidence(1, 2, 3, disturbances=("other processes used 85% of the CPU",))
+    verdict = judge_evidence(slow, Target())
+    assert verdict.kind is VerdictKind.BORDERLINE
+    assert verdict.cause == "disturbed: other processes used 85% of the CPU"
+    assert "check again" in verdict.next_step
+    fast = dataclasses.replace(slow, decode_tokens_per_s=Interval(low=30, value=31, high=32))
+    assert judge_evidence(fast, Target()).kind is VerdictKind.VIABLE
+
+
 def test_longest_context_is_where_the_line_meets_the_limit() -> None:
     # 25 ms at 256 tokens, 10 us per further token: 50 ms are reached 2,500 tokens further on.
     reading = evidence(39, 40, 41, depth_s_per_token=10e-6)
@@ -114,7 +124,9 @@ def test_longest_context_is_where_the_line_meets_the_limit() -> None:
 def test_a_context_that_outgrows_its_speed_is_said() -> None:
     reading = evidence(39, 40, 41, depth_s_per_token=10e-6)
     verdict = judge_evidence(reading, Target(context_tokens=8192))
-    assert verdict.next_step == "The longest context that still reads at 20.0 tok/s is 2,756 tokens."
+    assert (
+        verdict.next_step == "The longest context that still reads at 20.0 tok/s is 2,756 tokens."
+    )
 
 
 def test_a_measurement_is_judged_by_its_own_buffers() -> None:

@@ -72,7 +72,7 @@ def quantizer_plan(path: Path, ftype: int) -> dict[str, object] | str:
     log = b"".join(CHUNKS).decode("utf-8", "replace")
     if failed:
         return log[-500:]
-    # Warnings about fallbacks are written in between, so a tensor's line ends where the next begins.
+    # Unchanged tensors have no new type in parentheses.
     lines = re.findall(
         r"\[ *\d+/ *\d+\] +(\S+) +- \[[^\]]*\], type = +(\w+), (?:size = [^\n]*?(?:\((\w+)\))?\n)",
         log,

@@ -1,4 +1,4 @@
-"""llama.cpp loads what our metadata and tensor lists describe, and allocates the cache we predict."""
+"""llama.cpp loads what our metadata and tensors describe, with the cache we predict."""
 
 from __future__ import annotations
 

@@ -67,14 +67,18 @@ def test_an_interrupt_ends_the_child_and_leaves_nothing(full: Artifact, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+ABORT = "import os; os.write(2, b'GGML_ASSERT(x) failed'); os.abort()"
+KILL = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+
 @pytest.mark.parametrize(
     ("program", "words"),
     [
-        ("import os; os.write(2, b'GGML_ASSERT(x) failed'); os.abort()", r"signal SIGABRT.*GGML_ASSERT\(x\) failed"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL.*memory"),
+        (ABORT, r"signal SIGABRT.*GGML_ASSERT\(x\) failed"),
+        (KILL, "SIGKILL.*memory"),
         ("raise SystemExit(3)", "exit status 3"),
     ],
-)  # fmt: skip
+)
 def test_a_dying_child_is_a_sentence(
     full: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, words: str
 ) -> None:

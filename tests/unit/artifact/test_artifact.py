@@ -121,17 +121,17 @@ def test_a_directory_is_no_model(tmp_path):
 
 def test_an_unknown_architecture_is_named_with_its_neighbours(write_model, tiny):
     path = write_model(tiny, ("general.architecture", TEXT, "qwen3next"))
-    with pytest.raises(UnsupportedError, match="'qwen3next'.*qwen3"):
+    with pytest.raises(UnsupportedError, match=r"model\.gguf.*'qwen3next'.*qwen3"):
         Artifact.open(path)
 
 
 def test_an_error_of_the_shape_names_the_file(write_model, tiny):
     path = write_model(tiny, without="llama.embedding_length", name="broken.gguf")
-    with pytest.raises(FormatError, match="broken.gguf.*embedding_length"):
+    with pytest.raises(FormatError, match=r"broken\.gguf.*embedding_length"):
         Artifact.open(path)
 
 
 def test_a_file_that_only_holds_a_vocabulary_is_no_model(write):
     path = write([("general.architecture", TEXT, "llama")], [])
-    with pytest.raises(FormatError, match="llama"):
+    with pytest.raises(FormatError, match="holds no weights"):
         Artifact.open(path)

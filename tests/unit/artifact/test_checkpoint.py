@@ -40,7 +40,7 @@ def test_a_directory_without_a_config_is_no_model(tmp_path):
 def test_what_is_no_json_object_is_refused(tmp_path, content):
     path = tmp_path / "config.json"
     path.write_bytes(content)
-    with pytest.raises(FormatError, match="config.json"):
+    with pytest.raises(FormatError, match=r"config\.json"):
         read_config(path)
 
 

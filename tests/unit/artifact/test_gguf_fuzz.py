@@ -5,11 +5,14 @@ from __future__ import annotations
 import struct
 import tracemalloc
 
+import gguf
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.artifact import Artifact
+from edge_runtime.artifact.keys import metadata_of
 from edge_runtime.errors import EdgeError
 
 MEMORY_LIMIT = 64 * 1024**2
@@ -29,8 +32,8 @@ def open_hostile(path, content):
     try:
         artifact = Artifact.open(path)
         artifact.decode_bytes, artifact.mix, artifact.shape.parameters  # noqa: B018
-    except EdgeError as error:
-        assert error.fact
+    except EdgeError:
+        pass  # the one kind of error that may come out
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -39,16 +42,12 @@ def open_hostile(path, content):
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory, encode, tiny):
-    import gguf
-
     path = tmp_path_factory.mktemp("fuzz") / "sound.gguf"
     writer = gguf.GGUFWriter(path, tiny.architecture)
-    for key, kind, value in _pairs(tiny):
+    for key, kind, value in metadata_of(tiny):
         writer.add_key_value(key, value, gguf.GGUFValueType(int(kind)))
     writer.add_array("tokenizer.ggml.tokens", [f"t{i}" for i in range(40)])
     writer.add_array("tokenizer.ggml.merges", [f"a b{i}" for i in range(1100)])
-    import numpy as np
-
     for tensor in tiny.tensors:
         writer.add_tensor(tensor.name, np.zeros(tensor.dims[::-1], np.float32))
     writer.write_header_to_file()
@@ -57,12 +56,6 @@ def sound(tmp_path_factory, encode, tiny):
     writer.close()
     assert Artifact.open(path).shape.parameters == tiny.parameters
     return path.read_bytes()
-
-
-def _pairs(shape):
-    from edge_runtime.artifact.keys import metadata_of
-
-    return metadata_of(shape)
 
 
 @SETTINGS
@@ -97,7 +90,7 @@ def test_mutations_of_a_sound_file(tmp_path, sound, data):
 @SETTINGS
 @given(data=st.data())
 def test_metadata_of_any_type_under_the_keys_that_count(tmp_path, write_model, tiny, data):
-    keys = [key for key, _, _ in _pairs(tiny)] + [
+    keys = [key for key, _, _ in metadata_of(tiny)] + [
         "general.architecture",
         "general.name",
         "general.file_type",

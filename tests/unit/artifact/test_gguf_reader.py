@@ -275,7 +275,7 @@ def test_a_truncated_file_says_where_it_ends(write, encode):
     for end in range(len(whole) - 1023 - 8, len(whole) - 1024):
         with pytest.raises(FormatError):
             read_header(write(whole[:end]))
-    with pytest.raises(FormatError, match="truncated.*the file at byte"):
+    with pytest.raises(FormatError, match=r"truncated.*the file at byte"):
         read_header(write(whole[:-1]))
     assert read_header(write(whole)).tensors[0].size_bytes == 1024
 

@@ -1,4 +1,4 @@
-"""Shape -> metadata and tensors -> shape is the identity; the values are those the engine expects."""
+"""A shape comes back from its own metadata and tensors; rotary tables are what they must be."""
 
 from __future__ import annotations
 
@@ -45,9 +45,8 @@ def stored(shape):
     """The metadata as a reader finds it: float32 where the file has float32."""
     metadata = {"general.architecture": shape.architecture, "general.name": shape.name}
     for key, kind, value in metadata_of(shape):
-        if kind is ValueType.FLOAT32:
-            value = struct.unpack("<f", struct.pack("<f", value))[0]
-        metadata[key] = value
+        narrow = kind is ValueType.FLOAT32
+        metadata[key] = struct.unpack("<f", struct.pack("<f", value))[0] if narrow else value
     return metadata
 
 

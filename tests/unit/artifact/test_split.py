@@ -78,7 +78,7 @@ def test_parts_of_another_model_are_refused(write_parts):
 
 
 def test_a_tensor_in_two_parts_is_refused(write_parts):
-    with pytest.raises(FormatError, match="is in tiny-00001.* and in tiny-00002"):
+    with pytest.raises(FormatError, match=r"is in tiny-00001.* and in tiny-00002"):
         Artifact.open(write_parts(repeat=True)[0])
 
 
