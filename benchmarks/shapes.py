@@ -36,7 +36,7 @@ def artifact(name: str, level: str, folder: Path, layers: int | None = None) -> 
 
 
 def with_vocabulary(source: Artifact, out: Path) -> Artifact:
-    """A copy with a made-up byte-level vocabulary of the shape's size, for what needs a tokenizer."""
+    """A copy with a made-up vocabulary of the shape's size, for what needs a tokenizer."""
     size = source.shape.vocabulary_tokens
     tokens = [f"t{i:x}" for i in range(size)]
     metadata = {

@@ -28,22 +28,19 @@ PROMPT = list(range(300, 332))
 def ours(model: edge.Model, tokens: int) -> float:
     """Tokens per second from the second token on."""
     sampling = edge.Sampling(seed=7, ignore_eos=True)
-    stamps = []
     model.session.reset()
-    for _ in model.session.stream(PROMPT, max_tokens=tokens, sampling=sampling):
-        stamps.append(time.perf_counter())
+    pieces = model.session.stream(PROMPT, max_tokens=tokens, sampling=sampling)
+    stamps = [time.perf_counter() for _ in pieces]
     return (len(stamps) - 1) / (stamps[-1] - stamps[0])
 
 
 def theirs(llama: Llama, tokens: int) -> float:
     """The same for `Llama.generate`."""
-    stamps = []
     llama.reset()
     generated = llama.generate(
         PROMPT, top_k=40, top_p=0.95, min_p=0.05, temp=0.8, repeat_penalty=1.0
     )
-    for _ in itertools.islice(generated, tokens):
-        stamps.append(time.perf_counter())
+    stamps = [time.perf_counter() for _ in itertools.islice(generated, tokens)]
     return (len(stamps) - 1) / (stamps[-1] - stamps[0])
 
 

@@ -2,9 +2,8 @@
 
     python benchmarks/synthetic_against_real.py [--model qwen2.5-0.5b] [--levels Q8_0,Q4_K_M,Q4_0]
 
-"Real" here is a file that llama.cpp's own quantizer made from Gaussian F16 weights of the shape: its
-blocks have the statistics of trained ones, not those of our random bytes. With `--gguf FILE` any
-GGUF is taken instead, and the synthetic side is made from its header.
+"Real" here is a file that llama.cpp's own quantizer made from Gaussian F16 weights of the shape:
+its blocks have the statistics of a quantized model's, not those of our random bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""edge-runtime: will this small language model run on that device, and what will it cost?
+"""Answers whether a small language model runs on a device, and runs it.
 
     import edge_runtime as edge
 

@@ -5,7 +5,7 @@
     |-- ArtifactError              a model file, directory or config is not what it must be
     |   |-- ModelNotFoundError     nothing is there, or what is there is no model
     |   |-- FormatError            the bytes are truncated, hostile or malformed
-    |   `-- UnsupportedError       well formed, but of an architecture, level or format we do not know
+    |   `-- UnsupportedError       well formed, but of a kind, level or format not known
     |-- BackendError               an inference engine refused or failed
     |   |-- EngineMissingError     its package or native library is not installed
     |   `-- ContextFullError       the prompt or the continuation does not fit the context
@@ -38,7 +38,7 @@ class EdgeError(Exception):
         super().__init__(" ".join(part for part in (fact, cause, way_out) if part))
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive the default pickling of exceptions between processes.
+        # Keyword-only arguments do not survive the default pickling of exceptions.
         return (_rebuild, (type(self), self.fact, self.cause, self.way_out))
 
 

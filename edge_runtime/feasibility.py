@@ -286,7 +286,10 @@ def recommend(rows: Sequence[Row], target: Target) -> str:
     borderline = [row for row in rows if row.verdict.kind is VerdictKind.BORDERLINE]
     if borderline:
         best = max(borderline, key=_rate)
-        return f"Nothing surely reaches {limit} tok/s; nearest is {best.model} at {best.level}: {_says(best)}."
+        return (
+            f"Nothing surely reaches {limit} tok/s; nearest is {best.model} at {best.level}: "
+            f"{_says(best)}."
+        )
     with_rate = [row for row in rows if _rate(row) > 0]
     if not with_rate:
         return "Nothing could be judged."

@@ -24,7 +24,7 @@ LAYER = "layer"
 KV = "kv"
 
 MINIMUM_RELATIVE_ERROR = 0.03
-"""No prediction claims less than this, one standard error: the bench repeats no better than that."""
+"""No prediction claims a standard error below this: the bench repeats no better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

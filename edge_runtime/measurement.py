@@ -8,6 +8,7 @@ judged by tomorrow's rules on a machine with no engine. This module reads no clo
 from __future__ import annotations
 
 import enum
+import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -199,7 +200,7 @@ class Run:
         if not self.token_ns:
             return ()
         stamps = self.token_ns if self.prefilled_ns else (self.started_ns, *self.token_ns)
-        return tuple(b - a for a, b in zip(stamps, stamps[1:], strict=False))
+        return tuple(b - a for a, b in itertools.pairwise(stamps))
 
     @property
     def decode_tokens_per_s(self) -> float | None:
@@ -394,7 +395,7 @@ class Measurement:
         return interval
 
     def to_json(self) -> dict[str, object]:
-        """This record as plain JSON values, including the schema number."""
+        """The record as plain JSON values, including the schema number."""
         value = to_jsonable(self)
         assert isinstance(value, dict)
         return value
@@ -428,7 +429,7 @@ class CellFailure:
     schema: int = field(default=SCHEMA)
 
     def to_json(self) -> dict[str, object]:
-        """This record as plain JSON values, including the schema number."""
+        """The record as plain JSON values, including the schema number."""
         value = to_jsonable(self)
         assert isinstance(value, dict)
         return value

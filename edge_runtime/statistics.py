@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2).
+# Two-sided 95 % quantiles of Student's t by degrees of freedom (NIST e-Handbook, 1.3.6.7.2).
 _T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
     2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
@@ -30,16 +30,16 @@ class Interval:
     high: float
 
     def scaled(self, factor: float) -> Interval:
-        """This interval with every bound multiplied by a positive factor."""
+        """The interval with every bound multiplied by a positive factor."""
         return Interval(low=self.low * factor, value=self.value * factor, high=self.high * factor)
 
     def inverse(self) -> Interval:
-        """The interval of 1/x: seconds per token from tokens per second. Bounds must be positive."""
+        """The interval of 1/x: seconds per token from tokens per second. Bounds are positive."""
         return Interval(low=1 / self.high, value=1 / self.value, high=1 / self.low)
 
     @property
     def relative_half_width(self) -> float:
-        """Half the width over the value: 0.02 reads "within 2 %"; infinite when the value is zero."""
+        """Half the width over the value: 0.02 reads "within 2 %"; infinite for a value of zero."""
         return (self.high - self.low) / 2 / self.value if self.value else math.inf
 
 
@@ -84,7 +84,7 @@ def confidence_interval(samples: Sequence[float], *, widen: float = 1.0) -> Inte
     """The 95 % confidence interval of the mean of positive samples, or None below two samples.
 
     By Student's t on the logarithms, laid around the arithmetic mean: rates vary by factors, and a
-    rate's interval must not reach zero. Where the spread is small it equals the ordinary t interval.
+    rate's interval must not reach zero. Where the spread is small it equals the ordinary interval.
     `widen` multiplies its width (on the logarithmic scale).
     """
     if len(samples) < 2:

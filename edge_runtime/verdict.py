@@ -22,7 +22,7 @@ HEADROOM_SHARE = 0.10
 """Share of the memory a machine can give that is left free: other programs breathe too."""
 
 BANDWIDTH_BOUND_SHARE = 0.6
-"""From this share of the measured memory bandwidth on, bandwidth is called the limit of decoding."""
+"""From this share of the measured memory bandwidth on, it is called the limit of decoding."""
 
 
 class VerdictKind(enum.StrEnum):
@@ -159,7 +159,7 @@ def judge(
 def evidence_of(
     measurement: Measurement, target: Target, *, kv_bytes: int | None = None
 ) -> Evidence:
-    """The evidence a measurement holds for a target. A rate that was not measured is Unavailable."""
+    """The evidence a measurement holds for a target; a rate not measured is Unavailable."""
     decode = measurement.decode_tokens_per_s
     workload = measurement.workload
     depth = workload.depth_tokens + workload.prompt_tokens + workload.generate_tokens // 2
@@ -213,8 +213,8 @@ def judge_evidence(
 
     The verdict is the worse of memory and speed. Speed is BORDERLINE when the interval of the
     decode rate crosses the limit, and when it lies below the limit but other programs disturbed the
-    measurement: a quiet machine may be faster. `alternatives` are the same model at other levels; the next step
-    names the best of them that reads when this one does not.
+    measurement: a quiet machine may be faster. `alternatives` are the same model at other
+    levels; the next step names the best of them that reads when this one does not.
     """
     speed = _speed_kind(evidence, target)
     kind = _worse(speed, evidence.memory.kind)

@@ -62,7 +62,7 @@ def _q8_0(rows: Floats) -> bytes:
     scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
     with np.errstate(divide="ignore", over="ignore"):
         inverse = np.float32(1) / scale
-    # No inverse: a block of zeros, or of values so small that their scale is zero in half precision.
+    # No inverse: a block of zeros, or of values whose scale is zero in half precision.
     values = blocks * np.where(np.isfinite(inverse), inverse, np.float32(0))
     # C's roundf takes halves away from zero, numpy's rint to the even neighbour.
     whole = np.trunc(values)

@@ -71,7 +71,7 @@ class Message:
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Chooses tokens from a session's latest logits, remembering what it chose (penalties, grammar)."""
+    """Chooses tokens from a session's latest logits and remembers what it chose."""
 
     def sample(self) -> int:
         """Chooses the next token and accepts it."""
@@ -82,7 +82,7 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class Session(Protocol):
-    """An opened artifact with one context. Not thread-safe, except that cancelling works from anywhere.
+    """An opened artifact with one context. Not thread-safe, but cancelling works from anywhere.
 
     `options` are those really in force (threads, context length after the engine's rounding).
     """
@@ -101,12 +101,14 @@ class Session(Protocol):
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
     ) -> list[int]:
-        """Token ids of a text; special tokens written in the text count only with `parse_special`."""
+        """Token ids of a text; special tokens written in it count only with `parse_special`."""
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of some tokens, special tokens left out."""
 
-    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render_chat(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+    ) -> str:
         """The prompt text of a conversation by the artifact's own chat template."""
 
     def prefill(self, tokens: Sequence[int]) -> None:
@@ -122,7 +124,7 @@ class Session(Protocol):
         """Forgets the context from position `keep_tokens` on."""
 
     def logits(self) -> Sequence[float]:
-        """The logits after the last evaluated token, float32, length `vocabulary_tokens` (a copy)."""
+        """A copy of the logits after the last evaluated token: `vocabulary_tokens` float32."""
 
     def sampler(self, sampling: Sampling) -> Sampler:
         """A sampler over this session's logits."""
@@ -176,7 +178,8 @@ def backend(name: str) -> Backend:
             module = importlib.import_module(BUILTIN[name], __package__)
         except ImportError as error:
             raise EngineMissingError(
-                f"The backend {name} cannot be loaded.", cause=f"{error}.",
+                f"The backend {name} cannot be loaded.",
+                cause=f"{error}.",
                 way_out="Install it again: pip install --force-reinstall edge-runtime",
             ) from error
         found: Backend = module.BACKEND

@@ -1,1 +1,1 @@
-"""The shell's view of the library: arguments in, tables and exit codes out. Nothing else decides here."""
+"""The shell's view of the library: arguments in, tables and exit codes out."""

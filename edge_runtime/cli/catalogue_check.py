@@ -1,4 +1,4 @@
-"""`edge check` without a model: a few synthetic cells, a cost fit, and the catalogue judged by it."""
+"""`edge check` without a model: a few synthetic cells, a cost fit, the catalogue judged by it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CELL = Workload(name="pp128+tg32", prompt_tokens=128, generate_tokens=32)
 DEPTH_TOKENS = 1536
 DEPTH_CELL = Workload(name=f"tg16 @ d{DEPTH_TOKENS}", generate_tokens=16, depth_tokens=DEPTH_TOKENS)
 SHORTEST_CELL_S = 1.5
-"""A cell gets at least this long, whatever the budget: two runs and a warm-up of something small."""
+"""A cell gets at least this long, whatever the budget: enough for two runs of a small model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _measure_bench(bench: Bench, levels: Sequence[str], target: Target, budget_s
 
 
 def _cell_s(bench: Bench, budget_s: float, cells_left: int) -> float:
-    """The measuring time of the next cell: an equal share of what is left, less making and loading."""
+    """The next cell's measuring time: an equal share of what is left, less making and loading."""
     return max(SHORTEST_CELL_S, 0.6 * (budget_s - bench.elapsed_s()) / max(cells_left, 1))
 
 

@@ -1,23 +1,22 @@
 """`edge check`: which models this machine can run, at which level, how fast, and how sure that is.
 
-This file reads the arguments and shows the answer; `cells` makes and measures, `catalogue_check` and
-`model_check` decide which cells, `feasibility` and `verdict` say what they mean.
+This file reads the arguments and shows the answer; `cells` makes and measures, `catalogue_check`
+and `model_check` decide which cells, `feasibility` and `verdict` say what they mean.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from ..errors import EdgeError, UsageError
-from ..measurement import SessionOptions
+from ..measurement import KvType, SessionOptions
 
 if TYPE_CHECKING:
     from ..feasibility import CheckReport
-    from ..verdict import Target
 
 
 def check(
@@ -144,10 +143,11 @@ def _levels(asked: list[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(level(name).name for name in names))
 
 
-def _kv_type(text: str) -> str:
-    if text not in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"):
-        raise UsageError(f"{text!r} is no KV cache type.", way_out="Use f16, q8_0 or q4_0.")
-    return text
+def _kv_type(text: str) -> KvType:
+    for kind in get_args(KvType):
+        if kind == text:
+            return cast(KvType, kind)
+    raise UsageError(f"{text!r} is no KV cache type.", way_out="Use f16, q8_0 or q4_0.")
 
 
 def _refuse_unwritable(save: Path | None) -> None:

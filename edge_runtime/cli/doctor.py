@@ -14,7 +14,7 @@ def doctor(
         bool, typer.Option("--json", help="Print one JSON document on stdout.")
     ] = False,
 ) -> None:
-    """Shows what was detected, what is unavailable, why, and the remedy. Exit 4 if nothing can run."""
+    """Shows what was detected and what is unavailable. Exits with 4 if nothing can run."""
     from rich.console import Console
 
     from ..codec import to_jsonable

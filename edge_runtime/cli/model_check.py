@@ -1,4 +1,4 @@
-"""`edge check MODEL...`: exactly those models, real files as they are, shapes by synthetic artifacts."""
+"""`edge check MODEL...`: exactly those models; files as they are, shapes made synthetic."""
 
 from __future__ import annotations
 

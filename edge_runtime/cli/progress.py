@@ -8,13 +8,14 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 _ERASE_LINE = "\r\x1b[K"
 _BAR_CELLS = 20
 
 
 class Progress:
-    """A context manager whose `say` shows the present step, the time gone and, if known, the budget.
+    """A context manager whose `say` shows the present step, the time gone and the budget.
 
     On a terminal one line is rewritten; elsewhere every step is a line.
     """
@@ -24,7 +25,7 @@ class Progress:
         self._started_s = time.monotonic()
         self._terminal = sys.stderr.isatty()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def say(self, step: str) -> None:

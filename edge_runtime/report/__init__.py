@@ -1,1 +1,1 @@
-"""Records made readable: terminal tables, markdown, CSV, JSON. Words and layout only, no decisions."""
+"""Records made readable: terminal tables, markdown, CSV, JSON. Words and layout only."""

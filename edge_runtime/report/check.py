@@ -1,4 +1,4 @@
-"""An `edge check` as a terminal page: the machine, one table, one sentence, and what it rests on."""
+"""An `edge check` as a terminal page: the machine, a table, a sentence, what it rests on."""
 
 from __future__ import annotations
 
@@ -174,7 +174,8 @@ def _row_details(row: Row) -> RenderableType:
     parts = (
         f"memory {format_bytes(memory.need_bytes)}: weights {format_bytes(memory.weights_bytes)}, "
         f"KV cache {format_bytes(memory.kv_bytes)} at {verdict.context_tokens} tokens, "
-        f"compute {format_bytes(memory.compute_bytes)}, process {format_bytes(memory.process_bytes)}"
+        f"compute {format_bytes(memory.compute_bytes)}, "
+        f"process {format_bytes(memory.process_bytes)}"
     )
     if memory.headroom_bytes is not None and memory.available_bytes is not None:
         parts += (

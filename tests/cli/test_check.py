@@ -1,7 +1,7 @@
 """`edge check` as a user runs it: answers, exit codes, files left behind, and what goes wrong.
 
-The fake backend gives every machine the same speed, so that verdicts are known beforehand; the child
-process, the synthetic files, the fits and the tables are the real ones.
+The fake backend gives every machine the same speed, so that verdicts are known beforehand; the
+child process, the synthetic files, the fits and the tables are the real ones.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import threading
@@ -407,8 +406,6 @@ def test_a_windowed_cache_is_only_reused_where_its_window_reaches(tmp_path: Path
 def test_step_costs_little_beside_the_engine(session: LlamaCppSession) -> None:
     """The wrapper's own share of a step, with the engine's calls replaced by nothing."""
     session.prefill([1])
-    nothing = ctypes.pythonapi.Py_IsInitialized
-    nothing.restype = ctypes.c_int
     session._decode = lambda *_: 0
     session._synchronize = lambda *_: None
     started = time.perf_counter_ns()

@@ -37,7 +37,7 @@ def test_interval_of_three_runs_against_hand_arithmetic() -> None:
     runs = tuple(tg_run(10, step) for step in (10_000_000, 12_500_000, 8_000_000))
     interval = measurement(runs).decode_tokens_per_s
     assert interval is not None
-    # Rates 100, 80, 125: mean 101.667, sd of logarithms 0.22314, 4.303 * 0.22314 / sqrt(3) = 0.5544.
+    # Rates 100, 80, 125: mean 101.667, sd of logarithms 0.22314; 4.303 * that / sqrt(3) = 0.5544.
     assert interval.value == pytest.approx(101.667, abs=1e-3)
     assert interval.high / interval.value == pytest.approx(1.7408, abs=1e-3)
     assert interval.value / interval.low == pytest.approx(1.7408, abs=1e-3)

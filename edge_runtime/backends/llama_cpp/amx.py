@@ -21,7 +21,7 @@ REMEDY = (
 )
 
 _FIRST_GOOD_MINOR = {11: 5, 12: 4, 13: 3}
-"""By major version of GCC, the first minor version that carries the fix; 14 has it from the start."""
+"""By major version of GCC, the first minor version with the fix; 14 has it from the start."""
 
 _COMPILER = re.compile(rb"GCC: \([^)\0]{0,100}\) (\d+)\.(\d+)")
 
