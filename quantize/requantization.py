@@ -157,7 +157,11 @@ def _failure(
         )
     if status is not None:
         if "iostream" in last or "basic_ios" in last:
-            return DiskError(f"{out} cannot be written.", cause=f"The quantizer says: {last}")
+            return DiskError(
+                f"{out} cannot be written.",
+                cause=f"The quantizer says: {last}",
+                way_out="Free some space, or choose a directory on another disk.",
+            )
         return BackendError("The quantizer refused the file.", cause=f"It says: {last}")
     words = complaints.strip().splitlines()
     reason = next((line for line in words if "GGML_ASSERT" in line), words[-1] if words else last)

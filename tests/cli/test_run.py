@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import select
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from edge_runtime.artifact import Artifact
 from edge_runtime.cli.run import run
 from edge_runtime.errors import DiskError, UsageError
 
+pty = pytest.importorskip("pty", reason="a chat is tested on a pseudo-terminal")
 SPEED = "tok/s"
 Invoke = Callable[..., Result]
 

@@ -379,7 +379,7 @@ def test_grammars_are_obeyed_or_refused(name: str, session: Session) -> None:
         with pytest.raises(UnsupportedError, match="no grammars"):
             text_of(session, sampling=sampling)
         return
-    pieces = list(session.stream(PROMPT, max_tokens=120, sampling=sampling))
+    pieces = list(session.stream(PROMPT, max_tokens=400, sampling=sampling))
     assert pieces[-1].finish == "eos"
     answer = json.loads("".join(piece.text for piece in pieces))
     assert answer["name"] in ("Ada", "Alan")

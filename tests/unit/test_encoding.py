@@ -23,7 +23,7 @@ ROWS = arrays.arrays(
 
 @pytest.mark.parametrize("name", ENCODERS)
 @given(rows=ROWS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_bytes_equal_the_reference(name: str, rows: np.ndarray) -> None:
     wanted = gguf.quants.quantize(rows, gguf.GGMLQuantizationType[name])
     assert encode(name, "t", rows) == wanted.tobytes()

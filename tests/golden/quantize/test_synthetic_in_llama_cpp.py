@@ -111,11 +111,21 @@ DISTINCT = ("gemma3", "phi3", "qwen3moe", "gpt2", "olmo2", "starcoder2")
 """Families whose tensors differ most; the others are tried with -m slow."""
 
 
+USUAL = ("F32", "BF16", "Q8_0", "Q5_K_M", "Q4_K_M", "Q4_0", "Q3_K_L", "Q2_K", "TQ2_0")
+
+
 def table(artifact) -> list:
     return [(t.name, t.dims, t.type.name, t.size_bytes) for t in artifact.tensors]
 
 
-@pytest.mark.parametrize("level", [name for name, lv in LEVELS.items() if not lv.needs_imatrix])
+@pytest.mark.parametrize(
+    "level",
+    [
+        name if name in USUAL else pytest.param(name, marks=pytest.mark.slow)
+        for name, level in LEVELS.items()
+        if not level.needs_imatrix
+    ],
+)
 def test_tensor_table_is_that_of_the_really_quantized_file(
     checkpoint: Path, tmp_path: Path, level: str
 ) -> None:
