@@ -24,6 +24,10 @@ HEADROOM_SHARE = 0.10
 BANDWIDTH_BOUND_SHARE = 0.6
 """From this share of the measured memory bandwidth on, it is called the limit of decoding."""
 
+HOST_DEVICE = "CPU"
+_MAPPED = "_Mapped"
+"""How llama.cpp names buffers in main memory, and those of them that are the mapped file."""
+
 
 class VerdictKind(enum.StrEnum):
     """The three answers."""
@@ -181,16 +185,19 @@ def evidence_of(
 
 
 def _memory_fit(measurement: Measurement, target: Target, kv_bytes: int | None) -> MemoryFit:
-    """The engine's own buffers where they are listed; the file's size stands in for the weights."""
-    weights, kv, compute = measurement.artifact.size_bytes, 0, 0
-    process = 0
+    """The engine's own buffers in main memory; the file's size stands in for unlisted weights.
+
+    Weights that were repacked are held a second time, but then their mapped originals are clean
+    pages that the system can drop: what is needed is the mapped size alone.
+    """
+    weights, kv, compute, process = measurement.artifact.size_bytes, 0, 0, 0
     if isinstance(measurement.memory, Memory):
-        by_purpose: dict[str, int] = {}
-        for buffer in measurement.memory.buffers:
-            by_purpose[buffer.purpose] = by_purpose.get(buffer.purpose, 0) + buffer.size_bytes
-        weights = by_purpose.get("model", weights)
-        kv = by_purpose.get("kv", 0) + by_purpose.get("recurrent", 0)
-        compute = by_purpose.get("compute", 0) + by_purpose.get("output", 0)
+        host = [b for b in measurement.memory.buffers if b.device.startswith(HOST_DEVICE)]
+        held = [b for b in host if b.purpose == "model"]
+        mapped = [b for b in held if b.device.endswith(_MAPPED)]
+        weights = sum(b.size_bytes for b in mapped or held) or weights
+        kv = sum(b.size_bytes for b in host if b.purpose in {"kv", "recurrent"})
+        compute = sum(b.size_bytes for b in host if b.purpose in {"compute", "output"})
         process = measurement.memory.baseline_bytes
     opened = measurement.options.context_tokens or 0
     if kv_bytes is not None:

@@ -20,7 +20,7 @@ from ..feasibility import (
     work_of,
 )
 from ..fit import Cell, CostFit, fit_costs
-from ..measurement import Measurement, SessionOptions, Workload
+from ..measurement import Memory, SessionOptions, Workload
 from ..verdict import Evidence, Target
 from .cells import Bench, open_bench
 from .machine import Machine, look_at_machine, report_of
@@ -47,11 +47,10 @@ SHORTEST_CELL_S = 1.5
 
 @dataclass(frozen=True, slots=True)
 class _Learnt:
-    """What the cells gave: points for the two fits, and how much the engine repacks per level."""
+    """What the cells gave: points for the two fits, and the size of the measuring process."""
 
     decode: list[Cell]
     prefill: list[Cell]
-    repack: dict[str, float]
     process_bytes: list[int]
 
 
@@ -115,7 +114,7 @@ def _measure_bench(bench: Bench, levels: Sequence[str], target: Target, budget_s
 
     from ..artifact import ModelShape
 
-    learnt = _Learnt(decode=[], prefill=[], repack={}, process_bytes=[])
+    learnt = _Learnt(decode=[], prefill=[], process_bytes=[])
     plan = [(name, layers, level) for name, layers in BENCH_SHAPES for level in levels]
     left = len(plan) + 1
     for number, (name, layers, level) in enumerate(plan):
@@ -165,20 +164,8 @@ def _learn(
     if rate := measurement.prefill_tokens_per_s:
         work = work_of(artifact.shape, artifact.tensors, Phase.PREFILL)
         learnt.prefill.append(Cell(label=label, work=work, seconds=rate.inverse()))
-    _learn_memory(artifact, measurement, learnt)
-
-
-def _learn_memory(artifact: Artifact, measurement: Measurement, learnt: _Learnt) -> None:
-    from ..measurement import Memory
-
-    if not isinstance(measurement.memory, Memory):
-        return
-    held = sum(b.size_bytes for b in measurement.memory.buffers if b.purpose == "model")
-    if held and artifact.weight_bytes:
-        learnt.repack[artifact.level] = max(
-            learnt.repack.get(artifact.level, 0.0), held / artifact.weight_bytes - 1
-        )
-    learnt.process_bytes.append(measurement.memory.baseline_bytes)
+    if isinstance(measurement.memory, Memory):
+        learnt.process_bytes.append(measurement.memory.baseline_bytes)
 
 
 def _fits(learnt: _Learnt, bench: Bench) -> tuple[CostFit, CostFit | None]:
@@ -205,7 +192,6 @@ def _evidence(
         target,
         options,
         available_bytes=ground.machine.host.ram_available_bytes,
-        repack_share=ground.learnt.repack.get(level, 0.0),
         process_bytes=max(ground.learnt.process_bytes, default=PROCESS_BYTES),
     )
     return project(

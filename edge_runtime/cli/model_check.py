@@ -251,8 +251,6 @@ def _measure_truncated(
         slope = deep.depth_s_per_token * shape.layers / layers
     rate: Interval | Unavailable = decode or Unavailable(reason="the truncated cells gave no rate")
     note = f"measured with 1 and {layers} of {shape.layers} layers and extended to all of them"
-    # The engine's own compute buffers, and the share it repacks, as the deeper cell had them.
-    repacked = deep.memory.weights_bytes / max(shape.truncated(layers).weight_bytes(level), 1)
     return Evidence(
         model=shape.name,
         level=level,
@@ -262,7 +260,6 @@ def _measure_truncated(
         prefill_tokens_per_s=prefill,
         memory=dataclasses.replace(
             memory,
-            weights_bytes=int(memory.weights_bytes * max(repacked, 1.0)),
             compute_bytes=deep.memory.compute_bytes,
             process_bytes=deep.memory.process_bytes,
         ),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import GIB, chat_run, measurement, tg_run
 
-from edge_runtime.measurement import Basis, Unavailable
+from edge_runtime.measurement import Basis, Buffer, Memory, Unavailable
 from edge_runtime.statistics import Interval
 from edge_runtime.verdict import (
     Evidence,
@@ -137,6 +137,18 @@ def test_a_measurement_is_judged_by_its_own_buffers() -> None:
     assert verdict.ttft_s is not None
     assert verdict.ttft_s.value == pytest.approx(1.0)
     assert verdict.itl_p90_s == pytest.approx(0.031)
+
+
+def test_repacked_weights_are_not_needed_twice() -> None:
+    record = measurement((tg_run(9, 5_000_000),), model_bytes=400)
+    assert isinstance(record.memory, Memory)
+    buffers = (
+        Buffer(device="CPU_Mapped", purpose="model", size_bytes=1000),
+        Buffer(device="CPU_REPACK", purpose="model", size_bytes=700),
+        Buffer(device="CUDA0", purpose="model", size_bytes=5000),
+    )
+    memory = dataclasses.replace(record.memory, buffers=buffers)
+    assert judge(dataclasses.replace(record, memory=memory)).memory.weights_bytes == 1000
 
 
 def test_a_measurement_without_decoding_says_so() -> None:
