@@ -11,16 +11,21 @@ from tiny import model_path
 
 import edge_runtime as edge
 
+path = model_path()
 pieces: queue.Queue[str | None] = queue.Queue()
 stop = threading.Event()
 
 
 def write() -> None:
-    with edge.load(model_path(), context_tokens=1024) as model:
-        endless = edge.Sampling(ignore_eos=True)
-        for piece in model.stream("Once upon a time", sampling=endless, cancel=stop):
-            pieces.put(piece)
-    pieces.put(None)
+    try:
+        with edge.load(path, context_tokens=1024) as model:
+            endless = edge.Sampling(ignore_eos=True)
+            for piece in model.stream("Once upon a time", sampling=endless, cancel=stop):
+                pieces.put(piece)
+    except edge.EdgeError as error:
+        pieces.put(f"[{error}]")
+    finally:
+        pieces.put(None)  # whatever happens, the main thread must not wait for ever
 
 
 writer = threading.Thread(target=write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
 import time
@@ -95,6 +96,12 @@ def run(
 
     if prompt is not None and prompt_option is not None:
         raise UsageError("The prompt is given twice.", way_out="Leave --prompt out.")
+    if model is not None and any(map(str.isspace, model)) and not Path(model).exists():
+        raise UsageError(
+            f"{model!r} is no model.",
+            cause="The first argument names one; a prompt alone goes to the shipped model.",
+            way_out=f"edge run -p {shlex.quote(model)}",
+        )
     sampling = Sampling(
         temperature=temperature,
         top_k=top_k,

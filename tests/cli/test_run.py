@@ -137,6 +137,7 @@ def test_grammar_schema_and_stop_are_files_and_texts(
     [
         (("none.gguf", "x"), 4, "There is no none.gguf"),
         (("{model}", "x", "-p", "y"), 2, "given twice"),
+        (("Once upon a time",), 2, "edge run -p 'Once upon a time'"),
         (("{model}", "x", "--kv-type", "q9"), 2, "no type of a KV cache"),
         (("{model}", "x" * 600), 4, "do not fit the context"),
         (("{model}", "x", "--temperature", "hot"), 2, "--temperature"),
