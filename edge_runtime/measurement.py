@@ -176,10 +176,11 @@ class BandwidthReading:
 class Run:
     """One repetition, in nanoseconds of the monotonic clock.
 
-    `prefilled_ns` is None when nothing was prefilled inside the timed part (`tgN`). `token_ns` has
-    one stamp per generated token, taken when the token was there. Under the chat protocol the first
-    token comes out of the prefill, so the decode steps are the gaps between stamps; under the bench
-    protocol every stamp ends one decode step that began at the stamp before, or at `started_ns`.
+    `prefilled_ns` is when the prompt's logits were there, None when nothing was prefilled inside
+    the timed part (`tgN`). `token_ns` has one stamp per generated token, taken when it was there.
+    Each decode step begins where the one before ended, the first at `prefilled_ns` or `started_ns`.
+    Under the chat protocol the first token comes out of the prefill itself: its stamp equals
+    `prefilled_ns` and is no step.
     """
 
     started_ns: int
@@ -197,10 +198,11 @@ class Run:
     @property
     def step_ns(self) -> tuple[int, ...]:
         """The duration of every decode step, in order: the inter-token latencies."""
-        if not self.token_ns:
-            return ()
-        stamps = self.token_ns if self.prefilled_ns else (self.started_ns, *self.token_ns)
-        return tuple(b - a for a, b in itertools.pairwise(stamps))
+        begun = self.started_ns if self.prefilled_ns is None else self.prefilled_ns
+        tokens = self.token_ns
+        if tokens and tokens[0] == begun:
+            tokens = tokens[1:]
+        return tuple(b - a for a, b in itertools.pairwise((begun, *tokens)))
 
     @property
     def decode_tokens_per_s(self) -> float | None:
@@ -210,10 +212,10 @@ class Run:
 
     @property
     def ttft_ns(self) -> int | None:
-        """Time to first token: from the prompt's first byte of work to the first token's stamp."""
+        """Time to first token: from the start of the prompt until its logits were there."""
         if self.prefilled_ns is None or not self.token_ns:
             return None
-        return self.token_ns[0] - self.started_ns
+        return self.prefilled_ns - self.started_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

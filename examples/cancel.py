@@ -1,7 +1,6 @@
 """Runs a model in an application that stays responsive: python examples/cancel.py [MODEL].
 
-One thread owns the model and writes into a queue; the main thread shows what comes and may stop it
-at any time by setting an event. Generation ends within one token.
+One thread owns the model and fills a queue; the main thread shows what comes. An event stops both.
 """
 
 import queue

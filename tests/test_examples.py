@@ -76,6 +76,11 @@ def test_an_example_without_a_model_runs_the_shipped_one(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [], "the converted model was left behind"
 
 
+def test_the_threaded_example_ends_when_its_model_is_missing(tmp_path: Path) -> None:
+    done = run([str(EXAMPLES / "cancel.py"), "missing.gguf"], tmp_path)
+    assert "There is no missing.gguf" in done.stdout
+
+
 def python_blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
 

@@ -152,7 +152,9 @@ def _learn(
 ) -> None:
     from ..profiler import Plan
 
-    plan = Plan(min_runs=2, max_runs=6, target_relative_half_width=0.03, budget_s=seconds)
+    plan = Plan(
+        min_runs=2, max_runs=6, target_relative_half_width=0.03, budget_s=seconds, cut_short=True
+    )
     measurement = bench.measure(
         artifact, workload, plan, context_tokens=min(target.context_tokens, 2048)
     )

@@ -192,7 +192,7 @@ def _measure_artifact(setting: _Setting, artifact: Artifact) -> Evidence:
     near = bench.measure(
         artifact,
         _workload(target),
-        Plan(budget_s=setting.seconds * 0.6),
+        Plan(budget_s=setting.seconds * 0.6, cut_short=True),
         context_tokens=target.context_tokens,
     )
     kv = shape.kv_bytes(target.context_tokens, setting.options.kv_type_k, setting.options.kv_type_v)
@@ -203,7 +203,7 @@ def _measure_artifact(setting: _Setting, artifact: Artifact) -> Evidence:
             deep = bench.measure(
                 artifact,
                 deep_workload,
-                Plan(min_runs=2, max_runs=4, budget_s=setting.seconds * 0.4),
+                Plan(min_runs=2, max_runs=4, budget_s=setting.seconds * 0.4, cut_short=True),
                 context_tokens=target.context_tokens,
             )
             slope = _slope(near, deep, deep_workload.depth_tokens)

@@ -11,6 +11,7 @@ All stamps are of `time.perf_counter_ns`, which is CLOCK_MONOTONIC on Linux.
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -38,6 +39,8 @@ class Runner(Protocol):
     """Prepares and repeats one workload on one session."""
 
     notes: tuple[str, ...]
+    deadline_ns: int | None
+    """Past this, on the clock of the stamps, a bench repetition takes no further decode step."""
 
     def warm_up(self) -> None:
         """Runs once, untimed, what first use makes slow."""
@@ -52,12 +55,15 @@ class Runner(Protocol):
 class BenchRunner:
     """llama-bench's `ppN`, `tgN`, both in one, each `@ dD`.
 
+    A deadline, where one is set, ends a repetition between two decode steps.
+
     The depth is evaluated once and kept: each repetition goes back to it with
     `reset(keep_tokens=depth)`, or evaluates it again where the engine's memory cannot go back.
     """
 
     def __init__(self, session: Session, workload: Workload, seed: int, boundary: Boundary) -> None:
         self.notes: tuple[str, ...] = ()
+        self.deadline_ns: int | None = None
         self._session = session
         self._workload = workload
         self._boundary = boundary
@@ -105,13 +111,24 @@ class BenchRunner:
             prefilled = clock()
             if generate:
                 self._boundary("decode")
+        deadline = self.deadline_ns or sys.maxsize
         for i, token in enumerate(generate):
             step(token)
-            stamps[i] = clock()
+            stamps[i] = now = clock()
+            if now > deadline:
+                self._cut(stamps, i + 1)
+                break
         return Run(
             started_ns=started, prefilled_ns=prefilled, prefill_tokens=len(prompt),
             token_ns=tuple(stamps),
         )  # fmt: skip
+
+    def _cut(self, stamps: list[int], done: int) -> None:
+        if done < len(stamps):
+            self.notes = (
+                f"the time budget ended a repetition after {done} of {len(stamps)} steps",
+            )
+            del stamps[done:]
 
     def _tokens(self, count: int) -> list[int]:
         size = self._session.vocabulary_tokens
@@ -128,6 +145,7 @@ class ChatRunner:
 
     def __init__(self, session: Session, workload: Workload, seed: int, boundary: Boundary) -> None:
         self.notes: tuple[str, ...] = ()
+        self.deadline_ns: int | None = None
         self._session = session
         self._workload = workload
         self._boundary = boundary

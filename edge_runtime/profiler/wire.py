@@ -37,8 +37,10 @@ class Plan:
     Repetitions go on until the 95 % interval of the rate is narrower than
     `target_relative_half_width` (after `min_runs`), until `max_runs`, or until the next repetition
     would overrun `budget_s`, which is firm and counts warm-ups and repetitions, not loading.
-    `instruments` False switches off every observer but the clock. `cold_cache` drops the file from
-    the page cache first. A child that has not answered after `timeout_s` is killed.
+    `cut_short` lets the budget also end a bench repetition between two decode steps: the steps that
+    were made count, and the record notes it. `instruments` False switches off every observer but
+    the clock. `cold_cache` drops the file from the page cache first. A child that has not answered
+    after `timeout_s` is killed.
     """
 
     warmups: int = 1
@@ -46,6 +48,7 @@ class Plan:
     max_runs: int = 10
     target_relative_half_width: float = 0.02
     budget_s: float = 60.0
+    cut_short: bool = False
     instruments: bool = True
     cold_cache: bool = False
     timeout_s: float = 1800.0

@@ -153,6 +153,8 @@ def perform(spec: Spec, channel: Channel) -> Outcome:
         instruments.end()
         work = runner(session, spec.workload, plan.seed, instruments.begin)
         warmed = time.perf_counter_ns()
+        if plan.cut_short:
+            work.deadline_ns = warmed + int(plan.budget_s * NS_PER_S)
         for _ in range(plan.warmups):
             channel.send(Progress(stage="warming", max_runs=plan.max_runs))
             work.warm_up()

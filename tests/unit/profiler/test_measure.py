@@ -151,6 +151,21 @@ def test_the_record_says_why_it_stopped(
     assert words in measure(artifact, decode_workload(10), FAKE, plan=plan).stopped
 
 
+def test_a_firm_budget_ends_a_repetition_between_steps_and_says_so(
+    artifact: Artifact, script: Script
+) -> None:
+    script(step_ns=50 * MS, prefill_ns_per_token=0)
+    both = Workload(name="pp8+tg64", prompt_tokens=8, generate_tokens=64)
+    found = measure(artifact, both, FAKE, plan=Plan(budget_s=0.4, cut_short=True))
+    assert len(found.runs) == 1
+    assert 1 <= len(found.runs[0].token_ns) < 64
+    assert len(found.runs[0].step_ns) == len(found.runs[0].token_ns)
+    assert any("the time budget ended a repetition" in note for note in found.notes)
+    rate = found.runs[0].decode_tokens_per_s
+    assert rate is not None
+    assert 5 < rate <= 20.1
+
+
 def test_events_tell_the_stages_in_order(artifact: Artifact, script: Script) -> None:
     script(step_ns=MS)
     seen: list[Progress] = []
