@@ -6,9 +6,10 @@ Time of one decode step = layers * (fixed time per layer)
 
 Bytes are counted per tensor type, not per level, because a level is a mix: Q4_K_M is mostly Q4_K
 with some Q6_K, and on rows that are no multiple of 256 it is Q5_0. The coefficients are found by
-least squares on relative errors, none allowed below zero, and every prediction carries the interval
-that the residuals of the fit and the leverage of the new point give it. Pure functions of numbers:
-no clock, no file, the standard library only.
+least squares on relative errors, none allowed below zero, with a weak prior that tensor types run at
+like rates: types that always come together could not be told apart otherwise. Every prediction
+carries the interval that the residuals of the fit and the leverage of the new point give it. Pure
+functions of numbers: no clock, no file, the standard library only.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import UsageError
-from .statistics import Interval, t95
+from .statistics import Interval, median, t95
 
 LAYER = "layer"
 KV = "kv"
 
 MINIMUM_RELATIVE_ERROR = 0.03
 """No prediction claims a standard error below this: the bench repeats no better."""
+
+
+PRIOR_SPREAD = 0.5
+"""The prior's standard deviation: a type's cost per byte lies within half of the mean cost. Kernels
+of one machine differ by less than a factor of two or so; the cells correct what they can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,31 +119,13 @@ def fit_costs(cells: Sequence[Cell]) -> CostFit:
             f"{len(cells)} cells cannot determine {len(names)} costs.",
             way_out="Measure more cells: a larger --budget.",
         )
-    # Each row is divided by its measured time, so that the residuals are relative errors.
-    rows = [
-        [cell.work.terms().get(name, 0.0) / cell.seconds.value for name in names] for cell in cells
-    ]
+    rows, wanted = _equations(cells, names)
     # Columns are scaled to unit length: bytes and layers differ by nine orders of magnitude.
     scales = [math.sqrt(math.fsum(row[j] ** 2 for row in rows)) for j in range(len(names))]
     rows = [[value / scales[j] for j, value in enumerate(row)] for row in rows]
-    active = list(range(len(names)))
-    while True:
-        gram = [[math.fsum(r[i] * r[j] for r in rows) for j in active] for i in active]
-        inverse = _inverse(gram)
-        if inverse is None:
-            raise UsageError(
-                "The measured cells are too much alike to tell their costs apart.",
-                way_out="Measure models of different depth and width.",
-            )
-        target = [math.fsum(r[i] for r in rows) for i in active]
-        solution = [math.fsum(a * b for a, b in zip(row, target, strict=True)) for row in inverse]
-        worst = min(range(len(active)), key=solution.__getitem__)
-        if solution[worst] >= 0:
-            break
-        # Lawson and Hanson's active set, one coefficient at a time: a cost below zero is none.
-        del active[worst]
+    active, solution, inverse = _solve(rows, wanted)
     scaled = dict(zip(active, solution, strict=True))
-    residuals = [math.fsum(r[j] * scaled[j] for j in active) - 1 for r in rows]
+    residuals = [math.fsum(r[j] * scaled[j] for j in active) - 1 for r in rows[: len(cells)]]
     freedom = len(cells) - len(active)
     error = math.sqrt(math.fsum(e * e for e in residuals) / freedom) if freedom else 0.0
     spread = max(error, MINIMUM_RELATIVE_ERROR) ** 2
@@ -159,6 +147,47 @@ def fit_costs(cells: Sequence[Cell]) -> CostFit:
         degrees_of_freedom=freedom,
         cells=len(cells),
     )
+
+
+def _equations(
+    cells: Sequence[Cell], names: Sequence[str]
+) -> tuple[list[list[float]], list[float]]:
+    """One row per cell, divided by its time so that residuals are relative, then the prior's rows."""
+    rows = [
+        [cell.work.terms().get(name, 0.0) / cell.seconds.value for name in names] for cell in cells
+    ]
+    wanted = [1.0] * len(rows)
+    typical = median([cell.seconds.value / sum(cell.work.bytes_by_type.values()) for cell in cells])
+    weight = MINIMUM_RELATIVE_ERROR / PRIOR_SPREAD
+    for j, name in enumerate(names):
+        if name not in {LAYER, KV}:
+            rows.append([weight / typical if k == j else 0.0 for k in range(len(names))])
+            wanted.append(weight)
+    return rows, wanted
+
+
+def _solve(
+    rows: list[list[float]], wanted: list[float]
+) -> tuple[list[int], list[float], list[list[float]]]:
+    """The columns that cost something, their coefficients, and the inverse of their Gram matrix.
+
+    Lawson and Hanson's active set, one coefficient at a time: a cost below zero is none.
+    """
+    active = list(range(len(rows[0])))
+    while True:
+        gram = [[math.fsum(r[i] * r[j] for r in rows) for j in active] for i in active]
+        inverse = _inverse(gram)
+        if inverse is None:
+            raise UsageError(
+                "The measured cells are too much alike to tell their costs apart.",
+                way_out="Measure models of different depth and width.",
+            )
+        target = [math.fsum(r[i] * y for r, y in zip(rows, wanted, strict=True)) for i in active]
+        solution = [math.fsum(a * b for a, b in zip(row, target, strict=True)) for row in inverse]
+        worst = min(range(len(active)), key=solution.__getitem__)
+        if solution[worst] >= 0:
+            return active, solution, inverse
+        del active[worst]
 
 
 def extend_depth(

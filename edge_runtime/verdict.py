@@ -249,14 +249,15 @@ def longest_context(evidence: Evidence, target: Target) -> int | None:
     """The longest context, tokens, at which decoding still reaches the target.
 
     Linear in the context: step time = time at the measured depth + slope * further tokens.
-    None when the slope or the rate is not known; 0 when not even an empty context reads.
+    None when the slope or the rate is not known, and when the target is missed already at the
+    measured depth or other programs disturbed the measurement: no slope is known that well.
     """
     rate = evidence.decode_tokens_per_s
     slope = evidence.depth_s_per_token
-    if isinstance(rate, Unavailable) or slope is None or slope <= 0:
+    if isinstance(rate, Unavailable) or slope is None or slope <= 0 or evidence.disturbances:
         return None
     spare_s = target.itl_limit_s - 1 / rate.value
-    return max(0, int(evidence.depth_tokens + spare_s / slope))
+    return int(evidence.depth_tokens + spare_s / slope) if spare_s >= 0 else None
 
 
 def _speed_kind(evidence: Evidence, target: Target) -> VerdictKind:

@@ -7,6 +7,7 @@ long arrays are walked over and left in the file. It knows values, not what a he
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -236,6 +237,9 @@ def opened(path: Path) -> BinaryIO:
     Raises ModelNotFoundError when there is none, ArtifactError when it cannot be read.
     """
     try:
+        # A pipe or a device would block, or never end.
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise ModelNotFoundError(f"{path} is no regular file.")
         file = path.open("rb")
     except FileNotFoundError:
         raise ModelNotFoundError(

@@ -185,18 +185,17 @@ def _show(report: CheckReport, *, json_output: bool, save: Path | None) -> None:
 def _write_whole(path: Path, text: str) -> None:
     """Writes a file so that it is either there in full or not at all."""
     import os
-    import tempfile
 
+    partial = path.absolute().with_name(f".{path.name}.{os.getpid()}")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
+            with partial.open("x", encoding="utf-8") as out:
                 out.write(text + "\n")
                 out.flush()
                 os.fsync(out.fileno())
-            Path(name).replace(path)
+            partial.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise EdgeError(f"{path} was not written.", cause=f"{error.strerror or error}.") from error

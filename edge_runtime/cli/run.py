@@ -64,7 +64,14 @@ def run(
     repeat_penalty: Annotated[float, typer.Option(help="1 is none.")] = 1.0,
     seed: Annotated[int | None, typer.Option(min=0, help="For the same answer again.")] = None,
     ctx: Annotated[
-        int | None, typer.Option(min=1, help="Context length in tokens. Default: at most 4096.")
+        int | None,
+        typer.Option(
+            "--context",
+            "--ctx",
+            "-c",
+            min=1,
+            help="Context length in tokens. Default: at most 4096.",
+        ),
     ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", "-t", min=1, help="Default: the physical cores.")
@@ -92,6 +99,7 @@ def run(
     backend: Annotated[str, typer.Option(hidden=True)] = "llama_cpp",
 ) -> None:
     """Streams a model's answer to stdout."""
+    from .. import model as models
     from ..backends import Sampling
 
     if prompt is not None and prompt_option is not None:
@@ -113,8 +121,9 @@ def run(
         json_schema=_text_of(json_schema),
     )
     options = _options(backend, ctx, threads, gpu_layers, kv_type)
+    path = _located(model)
     text = _prompt_text(prompt if prompt is not None else prompt_option, shipped=model is None)
-    with _open(model, options) as opened:
+    with models.load(path, options=options) as opened:
         has_template = opened.artifact.chat_template is not None
         if system is not None and (raw or not has_template):
             raise UsageError(
@@ -277,8 +286,8 @@ def _options(
     )
 
 
-def _open(reference: str | None, options: SessionOptions) -> Model:
-    from .. import model as models
+def _located(reference: str | None) -> Path:
+    """The model's file; fetched, or for the shipped model converted, when it is not there yet."""
     from .. import sources
     from ..units import format_bytes
 
@@ -289,10 +298,8 @@ def _open(reference: str | None, options: SessionOptions) -> Model:
     if reference is None:
         from .shipped import shipped_model
 
-        path = shipped_model()
-    else:
-        path = sources.resolve(reference, on_download=on_download)
-    return models.load(path, options=options)
+        return shipped_model()
+    return sources.resolve(reference, on_download=on_download)
 
 
 def _prompt_text(prompt: str | None, *, shipped: bool) -> str | None:

@@ -41,7 +41,7 @@ def shipped_model(*, level: str = "F16") -> Path:
             raise DiskError(
                 f"{path.parent} cannot be made.",
                 cause=f"{error.strerror}.",
-                way_out="Point XDG_CACHE_HOME at a folder that can be written, or name a model.",
+                way_out="Set EDGE_CACHE_DIR to a folder that can be written, or name a model.",
             ) from error
         quantize.convert(folder, path, level=level)
     return path

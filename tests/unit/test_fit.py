@@ -35,13 +35,27 @@ def seconds_of(work: Work) -> float:
 def test_exact_cells_give_back_the_costs() -> None:
     fit = fit_costs([Cell(label="", work=w, seconds=exactly(seconds_of(w))) for w in works()])
     for name, coefficient in zip(fit.terms, fit.coefficients, strict=True):
-        assert coefficient == pytest.approx(COSTS[name], rel=1e-6)
-    assert fit.relative_error == pytest.approx(0, abs=1e-9)
+        # The prior pulls a little towards the mean cost.
+        assert coefficient == pytest.approx(COSTS[name], rel=0.1)
+    assert fit.relative_error < 0.005
     new = Work(layers=32, bytes_by_type={"Q4_K": 3e9, "Q6_K": 7e8}, kv_bytes=1e8)
     predicted = fit.predict(new)
     assert predicted is not None
-    assert predicted.value == pytest.approx(seconds_of(new), rel=1e-6)
+    assert predicted.value == pytest.approx(seconds_of(new), rel=0.01)
     assert predicted.low < predicted.value < predicted.high
+
+
+def test_types_that_always_come_together_still_predict_their_mix() -> None:
+    mixes = [
+        Work(layers=layers, bytes_by_type={"Q4_K": size * 0.8, "Q6_K": size * 0.2})
+        for layers, size in ((10, 1e8), (24, 5e8), (4, 9e8), (30, 2e9))
+    ]
+    fit = fit_costs([Cell(label="", work=w, seconds=exactly(seconds_of(w))) for w in mixes])
+    new = Work(layers=16, bytes_by_type={"Q4_K": 8e8, "Q6_K": 2e8})
+    predicted = fit.predict(new)
+    assert predicted is not None
+    assert predicted.value == pytest.approx(seconds_of(new), rel=0.02)
+    assert predicted.relative_half_width < 0.4
 
 
 def test_intervals_cover_unseen_work_as_often_as_they_claim() -> None:
@@ -81,8 +95,12 @@ def test_too_few_or_equal_cells_are_refused() -> None:
     one = works()[1]
     with pytest.raises(UsageError, match="cannot determine"):
         fit_costs([Cell(label="", work=one, seconds=exactly(0.1))])
+    proportional = [
+        Work(layers=n, bytes_by_type={"Q8_0": size}, kv_bytes=n * 1e6)
+        for n, size in ((2, 1e8), (4, 3e8), (8, 2e8))
+    ]
     with pytest.raises(UsageError, match="too much alike"):
-        fit_costs([Cell(label="", work=one, seconds=exactly(0.1))] * 9)
+        fit_costs([Cell(label="", work=w, seconds=exactly(0.1)) for w in proportional])
 
 
 def test_depth_is_extended_along_the_line() -> None:

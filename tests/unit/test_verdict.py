@@ -118,7 +118,7 @@ def test_longest_context_is_where_the_line_meets_the_limit() -> None:
     reading = evidence(39, 40, 41, depth_s_per_token=10e-6)
     assert longest_context(reading, Target()) == 2756
     assert longest_context(evidence(39, 40, 41), Target()) is None
-    assert longest_context(evidence(9, 10, 11, depth_s_per_token=1.0), Target()) == 255
+    assert longest_context(evidence(9, 10, 11, depth_s_per_token=1e-6), Target()) is None
 
 
 def test_a_context_that_outgrows_its_speed_is_said() -> None:

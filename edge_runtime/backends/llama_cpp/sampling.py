@@ -197,12 +197,47 @@ def _grammar(session: LlamaCppSession, text: str) -> int:
     return pointer
 
 
+_ENFORCED = frozenset(
+    ("$defs", "$ref", "additionalProperties", "allOf", "anyOf", "const", "definitions", "enum",
+     "format", "items", "maxItems", "maxLength", "minItems", "minLength", "oneOf", "pattern",
+     "prefixItems", "properties", "required", "type")
+)  # fmt: skip
+"""Keywords of JSON schema that llama-cpp-python's converter turns into a grammar."""
+_COMMENTS = frozenset(
+    ("$comment", "$id", "$schema", "default", "deprecated", "description", "examples", "readOnly",
+     "title", "writeOnly")
+)  # fmt: skip
+_NAMED_SCHEMAS = ("$defs", "definitions", "properties")
+
+
+def _ignored_keywords(schema: object) -> set[str]:
+    """The keywords of a schema, at any depth, that the converter would silently leave out."""
+    if isinstance(schema, list):
+        return set().union(*map(_ignored_keywords, schema))
+    if not isinstance(schema, dict):
+        return set()
+    found = set(schema) - _ENFORCED - _COMMENTS
+    for keyword, value in schema.items():
+        if keyword in _NAMED_SCHEMAS and isinstance(value, dict):
+            found |= _ignored_keywords(list(value.values()))
+        elif keyword not in _COMMENTS and keyword not in {"const", "enum"}:
+            found |= _ignored_keywords(value)
+    return found
+
+
 def _grammar_of_schema(schema: str) -> str:
     from llama_cpp.llama_grammar import json_schema_to_gbnf
 
     try:
-        if not isinstance(json.loads(schema), dict | bool):
+        parsed = json.loads(schema)
+        if not isinstance(parsed, dict | bool):
             raise UsageError("The JSON schema is no object.")
+        if ignored := sorted(_ignored_keywords(parsed)):
+            raise UsageError(
+                f"The JSON schema uses {', '.join(ignored)}, which cannot be enforced.",
+                cause="Only what a grammar can express is: the answer would ignore the rest.",
+                way_out="Leave it out and check the answer afterwards.",
+            )
         grammar: str = json_schema_to_gbnf(schema)
     except UsageError:
         raise
