@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .artifact import ModelShape, TensorInfo, level, types_for
-from .fit import CostFit, Work
+from .fit import ATTENTION, LAYER, CostFit, Work
 from .measurement import BandwidthReading, Basis, Host, Measurement, SessionOptions, Unavailable
 from .statistics import Interval
 from .units import format_bytes, format_duration, format_rate
@@ -39,12 +39,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitSummary:
-    """A cost fit in the terms a reader can check: rates per tensor type, error, cells."""
+    """A cost fit in the terms a reader can check.
+
+    `rates` are bytes/s of each tensor type for decode, weights/s for prefill.
+    """
 
     what: str
     cells: int
     relative_error: float
     seconds_per_layer: float
+    attention_products_per_s: float | None
     rates: tuple[tuple[str, float], ...]
 
 
@@ -83,7 +87,7 @@ class Phase(enum.Enum):
 
 
 def work_of(shape: ModelShape, tensors: Iterable[TensorInfo], phase: Phase, depth: int = 0) -> Work:
-    """The work of one token over the tensors a file really has.
+    """The work of one token, at a depth, over the tensors a file really has.
 
     Decoding reads the bytes of every weight matrix once, prefill multiplies every weight of the
     layers by each token (counted in weights; the output matrix works for the last token only).
@@ -95,12 +99,12 @@ def work_of(shape: ModelShape, tensors: Iterable[TensorInfo], phase: Phase, dept
     return Work(
         layers=shape.layers,
         bytes_by_type=amounts,
-        kv_bytes=_kv_bytes_read(shape, depth) if phase is Phase.DECODE else 0.0,
+        attention=attention_products(shape, depth),
     )
 
 
 def planned_work(shape: ModelShape, level_name: str, phase: Phase, depth: int = 0) -> Work:
-    """The work of one token of a model that was not made: types by llama.cpp's own recipe."""
+    """The work of one token, at a depth, of a model that was not made: types by the recipe."""
     types = types_for(shape, level(level_name))
     amounts: dict[str, float] = {}
     for tensor in shape.tensors:
@@ -110,7 +114,7 @@ def planned_work(shape: ModelShape, level_name: str, phase: Phase, depth: int = 
     return Work(
         layers=shape.layers,
         bytes_by_type=amounts,
-        kv_bytes=_kv_bytes_read(shape, depth) if phase is Phase.DECODE else 0.0,
+        attention=attention_products(shape, depth),
     )
 
 
@@ -136,14 +140,17 @@ def _add(
         amounts[type_name] = amounts.get(type_name, 0.0) + weights
 
 
-def _kv_bytes_read(shape: ModelShape, depth: int) -> float:
-    """The bytes of KV cache that one decode step reads at a depth, f16, windows honoured."""
-    if not depth:
-        return 0.0
-    cell = shape.kv_bytes_per_token() / shape.layers
+def attention_products(shape: ModelShape, depth: int) -> float:
+    """The products attention makes for one token at a depth, sliding windows honoured.
+
+    Two per head dimension, layer and visible token: query with key, weight with value. Every query
+    head works through the keys, however few KV heads share them: on a CPU it is this that costs,
+    not the bytes of the cache.
+    """
     windowed = sum(shape.sliding_layers)
     seen = min(depth, shape.sliding_window) if shape.sliding_window else depth
-    return cell * ((shape.layers - windowed) * depth + windowed * seen)
+    visible = (shape.layers - windowed) * depth + windowed * seen
+    return 2.0 * shape.heads * shape.head_dim * visible
 
 
 def compute_buffer_bytes(shape: ModelShape, context_tokens: int, micro_batch_tokens: int) -> int:
@@ -196,7 +203,9 @@ def project(
     work = planned_work(shape, level_name, Phase.DECODE, target.prompt_tokens)
     seconds = decode.predict(work)
     per_prompt_token = (
-        prefill.predict(planned_work(shape, level_name, Phase.PREFILL)) if prefill else None
+        prefill.predict(planned_work(shape, level_name, Phase.PREFILL, target.prompt_tokens // 2))
+        if prefill
+        else None
     )
     rate: Interval | Unavailable
     if seconds is None:
@@ -223,20 +232,19 @@ def project(
 
 def depth_cost(shape: ModelShape, decode: CostFit, depth: int) -> float | None:
     """Seconds that one more token of context adds to a decode step; None when not measured."""
-    rate = decode.rate("kv")
+    rate = decode.rate(ATTENTION)
     if rate is None:
         return None
-    return (_kv_bytes_read(shape, depth + 1) - _kv_bytes_read(shape, depth)) / rate
+    return (attention_products(shape, depth + 1) - attention_products(shape, depth)) / rate
 
 
 def bandwidth_share(
     work: Work, rate: Interval | Unavailable, bandwidth: BandwidthReading | Unavailable
 ) -> float | None:
-    """Which share of the measured memory bandwidth decoding uses; None when either is unknown."""
+    """Which share of the measured bandwidth reading the weights uses; None when unknown."""
     if isinstance(rate, Unavailable) or isinstance(bandwidth, Unavailable):
         return None
-    moved = math.fsum(work.bytes_by_type.values()) + work.kv_bytes
-    return rate.value * moved / bandwidth.bytes_per_s.value
+    return rate.value * math.fsum(work.bytes_by_type.values()) / bandwidth.bytes_per_s.value
 
 
 def rows_of(
@@ -264,9 +272,12 @@ def summarize(what: str, fit: CostFit) -> FitSummary:
         what=what,
         cells=fit.cells,
         relative_error=fit.relative_error,
-        seconds_per_layer=seconds.get("layer", 0.0),
+        seconds_per_layer=seconds.get(LAYER, 0.0),
+        attention_products_per_s=fit.rate(ATTENTION),
         rates=tuple(
-            (name, 1 / value) for name, value in seconds.items() if name != "layer" and value > 0
+            (name, 1 / value)
+            for name, value in seconds.items()
+            if name not in {LAYER, ATTENTION} and value > 0
         ),
     )
 

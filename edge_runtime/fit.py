@@ -2,12 +2,12 @@
 
 Time of one decode step = layers * (fixed time per layer)
                         + sum over tensor types of (bytes of that type / rate of that type)
-                        + depth * KV bytes per token / rate of the KV cache.
+                        + attention products / their rate
 
 Bytes are counted per tensor type, not per level, because a level is a mix: Q4_K_M is mostly Q4_K
 with some Q6_K, and on rows that are no multiple of 256 it is Q5_0. The coefficients are found by
-least squares on relative errors, none allowed below zero, with a weak prior that tensor types run at
-like rates: types that always come together could not be told apart otherwise. Every prediction
+least squares on relative errors, none allowed below zero, with a weak prior that tensor types run
+at like rates: types that always come together could not be told apart otherwise. Every prediction
 carries the interval that the residuals of the fit and the leverage of the new point give it. Pure
 functions of numbers: no clock, no file, the standard library only.
 """
@@ -22,9 +22,9 @@ from .errors import UsageError
 from .statistics import Interval, median, t95
 
 LAYER = "layer"
-KV = "kv"
+ATTENTION = "attention"
 
-MINIMUM_RELATIVE_ERROR = 0.03
+MINIMUM_RELATIVE_ERROR = 0.05
 """No prediction claims a standard error below this: the bench repeats no better."""
 
 
@@ -38,18 +38,19 @@ class Work:
     """What one decode step, or the prefill of one token, has to do.
 
     `bytes_by_type` maps a tensor type's name to the bytes of weights read per step (for prefill: to
-    the number of weights multiplied per token); `kv_bytes` is what attention reads at the depth.
+    the number of weights multiplied per token); `attention` counts the products of queries with
+    keys and of weights with values over all heads and layers.
     """
 
     layers: int
     bytes_by_type: Mapping[str, float]
-    kv_bytes: float = 0.0
+    attention: float = 0.0
 
     def terms(self) -> dict[str, float]:
         """The regressors of this work by name."""
         terms = {LAYER: float(self.layers), **self.bytes_by_type}
-        if self.kv_bytes:
-            terms[KV] = self.kv_bytes
+        if self.attention:
+            terms[ATTENTION] = self.attention
         return terms
 
 
@@ -79,7 +80,7 @@ class CostFit:
     cells: int
 
     def rate(self, term: str) -> float | None:
-        """Units per second of a term: bytes/s of a tensor type; None when it costs nothing."""
+        """Units per second of a term, such as bytes/s of a tensor type; None when it is free."""
         for name, coefficient in zip(self.terms, self.coefficients, strict=True):
             if name == term:
                 return 1 / coefficient if coefficient > 0 else None
@@ -152,7 +153,7 @@ def fit_costs(cells: Sequence[Cell]) -> CostFit:
 def _equations(
     cells: Sequence[Cell], names: Sequence[str]
 ) -> tuple[list[list[float]], list[float]]:
-    """One row per cell, divided by its time so that residuals are relative, then the prior's rows."""
+    """A row per cell, divided by its time so that residuals are relative, then the prior's rows."""
     rows = [
         [cell.work.terms().get(name, 0.0) / cell.seconds.value for name in names] for cell in cells
     ]
@@ -160,7 +161,7 @@ def _equations(
     typical = median([cell.seconds.value / sum(cell.work.bytes_by_type.values()) for cell in cells])
     weight = MINIMUM_RELATIVE_ERROR / PRIOR_SPREAD
     for j, name in enumerate(names):
-        if name not in {LAYER, KV}:
+        if name not in {LAYER, ATTENTION}:
             rows.append([weight / typical if k == j else 0.0 for k in range(len(names))])
             wanted.append(weight)
     return rows, wanted

@@ -30,17 +30,21 @@ if TYPE_CHECKING:
 
 BENCH_SHAPES: tuple[tuple[str, int | None], ...] = (
     ("qwen3-0.6b", None),
-    ("smollm2-135m", None),
-    ("llama-3.1-8b", 3),
+    ("qwen2.5-0.5b", None),
+    ("llama-3.2-3b", 5),
 )
 """What is measured to learn the machine's costs: (catalogue id, layers or all).
 
 A deep and narrow model (the cost per layer), one whose rows are no multiple of 256 (the types
-llama.cpp falls back to), and a wide one truncated in depth (the matrices of a large model)."""
+llama.cpp falls back to), and a wide one truncated in depth (the matrices of a large model). All of
+them weigh more than the last-level caches of most machines: what fits one would run faster than the
+memory that larger models depend on."""
 
-CELL = Workload(name="pp128+tg32", prompt_tokens=128, generate_tokens=32)
-DEPTH_TOKENS = 1536
-DEPTH_CELL = Workload(name=f"tg16 @ d{DEPTH_TOKENS}", generate_tokens=16, depth_tokens=DEPTH_TOKENS)
+CELL = Workload(name="pp64+tg16", prompt_tokens=64, generate_tokens=16)
+DEEP_SHAPE = "qwen2.5-0.5b"
+DEEP_PREFILL_S = 5.0
+DEEPEST_TOKENS, SHALLOWEST_TOKENS = 1024, 192
+"""The cell that learns what attention costs is as deep as the machine prefills in this time."""
 SHORTEST_CELL_S = 1.5
 """A cell gets at least this long, whatever the budget: enough for two runs of a small model."""
 
@@ -116,30 +120,36 @@ def _measure_bench(bench: Bench, levels: Sequence[str], target: Target, budget_s
 
     learnt = _Learnt(decode=[], prefill=[], process_bytes=[])
     plan = [(name, layers, level) for name, layers in BENCH_SHAPES for level in levels]
-    left = len(plan) + 1
     for number, (name, layers, level) in enumerate(plan):
         shape = ModelShape.from_config(profiles.models()[name].config, name=name)
+        seconds = _cell_s(bench, budget_s, len(plan) + 1 - number)
 
         def one(
             shape: ModelShape = shape,
             level: str = level,
             layers: int | None = layers,
-            share: int = left - number,
-            with_depth: bool = name == "smollm2-135m" and level == levels[0],
+            seconds: float = seconds,
+            goes_deep: bool = name == DEEP_SHAPE and level == levels[0],
         ) -> None:
             with bench.synthetic(shape, level, layers=layers) as artifact:
-                _learn(bench, artifact, target, learnt, CELL, _cell_s(bench, budget_s, share))
-                if with_depth:
-                    seconds = _cell_s(bench, budget_s, share)
-                    _learn(bench, artifact, target, learnt, DEPTH_CELL, seconds)
+                _learn(bench, artifact, target, learnt, CELL, seconds)
+                if goes_deep:
+                    _learn(bench, artifact, target, learnt, _deep_cell(learnt), seconds)
 
         bench.try_cell(f"{name} {level}", one)
     return learnt
 
 
+def _deep_cell(learnt: _Learnt) -> Workload:
+    """One long prompt and a few steps behind it, as long as this machine can afford."""
+    affordable = DEEP_PREFILL_S / learnt.prefill[-1].seconds.value if learnt.prefill else 0
+    prompt = int(min(max(affordable, SHALLOWEST_TOKENS), DEEPEST_TOKENS)) // 64 * 64
+    return Workload(name=f"pp{prompt}+tg16", prompt_tokens=prompt, generate_tokens=16)
+
+
 def _cell_s(bench: Bench, budget_s: float, cells_left: int) -> float:
     """The next cell's measuring time: an equal share of what is left, less making and loading."""
-    return max(SHORTEST_CELL_S, 0.6 * (budget_s - bench.elapsed_s()) / max(cells_left, 1))
+    return max(SHORTEST_CELL_S, 0.7 * (budget_s - bench.elapsed_s()) / max(cells_left, 1))
 
 
 def _learn(
@@ -152,8 +162,15 @@ def _learn(
 ) -> None:
     from ..profiler import Plan
 
+    deep = workload is not CELL
     plan = Plan(
-        min_runs=2, max_runs=6, target_relative_half_width=0.03, budget_s=seconds, cut_short=True
+        # The long prompt is evaluated once: warming up with it would cost as much again.
+        warmups=0 if deep else 1,
+        min_runs=1 if deep else 3,
+        max_runs=1 if deep else 8,
+        target_relative_half_width=0.03,
+        budget_s=seconds,
+        cut_short=True,
     )
     measurement = bench.measure(
         artifact, workload, plan, context_tokens=min(target.context_tokens, 2048)
@@ -164,7 +181,8 @@ def _learn(
         work = work_of(artifact.shape, artifact.tensors, Phase.DECODE, depth)
         learnt.decode.append(Cell(label=label, work=work, seconds=rate.inverse()))
     if rate := measurement.prefill_tokens_per_s:
-        work = work_of(artifact.shape, artifact.tensors, Phase.PREFILL)
+        mean_depth = workload.prompt_tokens // 2
+        work = work_of(artifact.shape, artifact.tensors, Phase.PREFILL, mean_depth)
         learnt.prefill.append(Cell(label=label, work=work, seconds=rate.inverse()))
     if isinstance(measurement.memory, Memory):
         learnt.process_bytes.append(measurement.memory.baseline_bytes)

@@ -198,14 +198,16 @@ def _row_details(row: Row) -> RenderableType:
 
 
 def _fit_line(fit: FitSummary) -> str:
-    rates = ", ".join(f"{name} {_fit_rate(name, value, fit.what)}" for name, value in fit.rates)
+    rates = ", ".join(f"{name} {_fit_rate(value, fit.what)}" for name, value in fit.rates)
+    if fit.attention_products_per_s:
+        rates += f", attention {fit.attention_products_per_s / 1e9:.3g} G products/s"
     return (
         f"{fit.what} fitted to {fit.cells} cells, error {fit.relative_error:.1%}: "
         f"{format_duration(fit.seconds_per_layer)} per layer, {rates}"
     )
 
 
-def _fit_rate(name: str, value: float, what: str) -> str:
-    if what == "prefill" and name != "kv":
+def _fit_rate(value: float, what: str) -> str:
+    if what == "prefill":
         return f"{value / 1e9:.3g} G weights/s"
     return format_bandwidth(value)

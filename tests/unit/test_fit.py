@@ -8,7 +8,7 @@ from edge_runtime.errors import UsageError
 from edge_runtime.fit import Cell, Work, extend_depth, fit_costs
 from edge_runtime.statistics import Interval
 
-COSTS = {"layer": 20e-6, "Q8_0": 1 / 20e9, "Q4_K": 1 / 12e9, "Q6_K": 1 / 9e9, "kv": 1 / 5e9}
+COSTS = {"layer": 20e-6, "Q8_0": 1 / 20e9, "Q4_K": 1 / 12e9, "Q6_K": 1 / 9e9, "attention": 1 / 2e9}
 
 
 def exactly(seconds: float, error: float = 0.0) -> Interval:
@@ -17,8 +17,8 @@ def exactly(seconds: float, error: float = 0.0) -> Interval:
 
 def works() -> list[Work]:
     return [
-        Work(layers=layers, bytes_by_type=mix, kv_bytes=kv)
-        for layers, size, kv, head in (
+        Work(layers=layers, bytes_by_type=mix, attention=seen)
+        for layers, size, seen, head in (
             (30, 1.3e8, 0, 0.4),
             (24, 5e8, 4e6, 0.25),
             (4, 9e8, 0, 0.15),
@@ -38,7 +38,7 @@ def test_exact_cells_give_back_the_costs() -> None:
         # The prior pulls a little towards the mean cost.
         assert coefficient == pytest.approx(COSTS[name], rel=0.1)
     assert fit.relative_error < 0.005
-    new = Work(layers=32, bytes_by_type={"Q4_K": 3e9, "Q6_K": 7e8}, kv_bytes=1e8)
+    new = Work(layers=32, bytes_by_type={"Q4_K": 3e9, "Q6_K": 7e8}, attention=1e8)
     predicted = fit.predict(new)
     assert predicted is not None
     assert predicted.value == pytest.approx(seconds_of(new), rel=0.01)
@@ -60,7 +60,7 @@ def test_types_that_always_come_together_still_predict_their_mix() -> None:
 
 def test_intervals_cover_unseen_work_as_often_as_they_claim() -> None:
     rng = random.Random(7)
-    new = Work(layers=28, bytes_by_type={"Q4_K": 1.5e9, "Q6_K": 4e8}, kv_bytes=1e7)
+    new = Work(layers=28, bytes_by_type={"Q4_K": 1.5e9, "Q6_K": 4e8}, attention=1e7)
     covered = 0
     for _ in range(200):
         cells = [
@@ -96,7 +96,7 @@ def test_too_few_or_equal_cells_are_refused() -> None:
     with pytest.raises(UsageError, match="cannot determine"):
         fit_costs([Cell(label="", work=one, seconds=exactly(0.1))])
     proportional = [
-        Work(layers=n, bytes_by_type={"Q8_0": size}, kv_bytes=n * 1e6)
+        Work(layers=n, bytes_by_type={"Q8_0": size}, attention=n * 1e6)
         for n, size in ((2, 1e8), (4, 3e8), (8, 2e8))
     ]
     with pytest.raises(UsageError, match="too much alike"):
