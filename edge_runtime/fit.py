@@ -24,8 +24,11 @@ from .statistics import Interval, median, t95
 LAYER = "layer"
 ATTENTION = "attention"
 
-MINIMUM_RELATIVE_ERROR = 0.05
-"""No prediction claims a standard error below this: the bench repeats no better."""
+EXPECTED_ERROR = 0.12
+EXPECTED_ERROR_FREEDOM = 6
+"""What is expected of the fit before it is made, as a relative standard error worth so many degrees
+of freedom: ten cells alone say too little of their own scatter. It is about the scatter of direct
+measurements around projections that `benchmarks/catalogue.py` found."""
 
 
 PRIOR_SPREAD = 0.5
@@ -86,6 +89,15 @@ class CostFit:
                 return 1 / coefficient if coefficient > 0 else None
         return None
 
+    @property
+    def pooled_error(self) -> float:
+        """The residual error pooled with the expected one, by degrees of freedom."""
+        freedom = self.degrees_of_freedom
+        return math.sqrt(
+            (freedom * self.relative_error**2 + EXPECTED_ERROR_FREEDOM * EXPECTED_ERROR**2)
+            / (freedom + EXPECTED_ERROR_FREEDOM)
+        )
+
     def predict(self, work: Work) -> Interval | None:
         """Seconds for some work with its 95 % prediction interval.
 
@@ -101,10 +113,8 @@ class CostFit:
         variance = math.fsum(
             x[i] * x[j] * self.covariance[i][j] for i in range(len(x)) for j in range(len(x))
         )
-        relative = math.sqrt(
-            max(variance, 0.0) / seconds**2 + max(self.relative_error, MINIMUM_RELATIVE_ERROR) ** 2
-        )
-        half = min(t95(max(self.degrees_of_freedom, 1)), 4.303) * relative
+        relative = math.sqrt(max(variance, 0.0) / seconds**2 + self.pooled_error**2)
+        half = t95(self.degrees_of_freedom + EXPECTED_ERROR_FREEDOM) * relative
         # Multiplicative bounds: a time cannot be negative, and a rate's interval is its mirror.
         return Interval(low=seconds * math.exp(-half), value=seconds, high=seconds * math.exp(half))
 
@@ -126,10 +136,13 @@ def fit_costs(cells: Sequence[Cell]) -> CostFit:
     rows = [[value / scales[j] for j, value in enumerate(row)] for row in rows]
     active, solution, inverse = _solve(rows, wanted)
     scaled = dict(zip(active, solution, strict=True))
-    residuals = [math.fsum(r[j] * scaled[j] for j in active) - 1 for r in rows[: len(cells)]]
+    residuals = [
+        math.fsum(r[j] * scaled[j] for j in active) - y
+        for r, y in zip(rows[: len(cells)], wanted, strict=False)
+    ]
     freedom = len(cells) - len(active)
     error = math.sqrt(math.fsum(e * e for e in residuals) / freedom) if freedom else 0.0
-    spread = max(error, MINIMUM_RELATIVE_ERROR) ** 2
+    spread = max(error, EXPECTED_ERROR) ** 2
     place = {j: k for k, j in enumerate(active)}
     covariance = tuple(
         tuple(
@@ -153,13 +166,19 @@ def fit_costs(cells: Sequence[Cell]) -> CostFit:
 def _equations(
     cells: Sequence[Cell], names: Sequence[str]
 ) -> tuple[list[list[float]], list[float]]:
-    """A row per cell, divided by its time so that residuals are relative, then the prior's rows."""
-    rows = [
-        [cell.work.terms().get(name, 0.0) / cell.seconds.value for name in names] for cell in cells
-    ]
-    wanted = [1.0] * len(rows)
+    """A row per cell, divided by its time so that residuals are relative, then the prior's rows.
+
+    A cell weighs less the wider its own interval is: one that was run once says less.
+    """
+    rows, wanted = [], []
+    for cell in cells:
+        own = min(cell.seconds.relative_half_width / 2, 2 * EXPECTED_ERROR)
+        weight = EXPECTED_ERROR / math.hypot(EXPECTED_ERROR, own)
+        terms = cell.work.terms()
+        rows.append([weight * terms.get(name, 0.0) / cell.seconds.value for name in names])
+        wanted.append(weight)
     typical = median([cell.seconds.value / sum(cell.work.bytes_by_type.values()) for cell in cells])
-    weight = MINIMUM_RELATIVE_ERROR / PRIOR_SPREAD
+    weight = EXPECTED_ERROR / PRIOR_SPREAD
     for j, name in enumerate(names):
         if name not in {LAYER, ATTENTION}:
             rows.append([weight / typical if k == j else 0.0 for k in range(len(names))])

@@ -41,10 +41,10 @@ them weigh more than the last-level caches of most machines: what fits one would
 memory that larger models depend on."""
 
 CELL = Workload(name="pp64+tg16", prompt_tokens=64, generate_tokens=16)
-DEEP_SHAPE = "qwen2.5-0.5b"
-DEEP_PREFILL_S = 5.0
+DEEP_PREFILL_S = 4.0
 DEEPEST_TOKENS, SHALLOWEST_TOKENS = 1024, 192
-"""The cell that learns what attention costs is as deep as the machine prefills in this time."""
+"""Each shape's first level is run once more behind a long prompt, to learn what attention costs: as
+long as the machine evaluates in this time."""
 SHORTEST_CELL_S = 1.5
 """A cell gets at least this long, whatever the budget: enough for two runs of a small model."""
 
@@ -122,14 +122,15 @@ def _measure_bench(bench: Bench, levels: Sequence[str], target: Target, budget_s
     plan = [(name, layers, level) for name, layers in BENCH_SHAPES for level in levels]
     for number, (name, layers, level) in enumerate(plan):
         shape = ModelShape.from_config(profiles.models()[name].config, name=name)
-        seconds = _cell_s(bench, budget_s, len(plan) + 1 - number)
+        goes_deep = level == levels[0]
+        seconds = _cell_s(bench, budget_s, len(plan) + len(BENCH_SHAPES) - number)
 
         def one(
             shape: ModelShape = shape,
             level: str = level,
             layers: int | None = layers,
             seconds: float = seconds,
-            goes_deep: bool = name == DEEP_SHAPE and level == levels[0],
+            goes_deep: bool = goes_deep,
         ) -> None:
             with bench.synthetic(shape, level, layers=layers) as artifact:
                 _learn(bench, artifact, target, learnt, CELL, seconds)
@@ -144,7 +145,7 @@ def _deep_cell(learnt: _Learnt) -> Workload:
     """One long prompt and a few steps behind it, as long as this machine can afford."""
     affordable = DEEP_PREFILL_S / learnt.prefill[-1].seconds.value if learnt.prefill else 0
     prompt = int(min(max(affordable, SHALLOWEST_TOKENS), DEEPEST_TOKENS)) // 64 * 64
-    return Workload(name=f"pp{prompt}+tg16", prompt_tokens=prompt, generate_tokens=16)
+    return Workload(name=f"pp{prompt}+tg24", prompt_tokens=prompt, generate_tokens=24)
 
 
 def _cell_s(bench: Bench, budget_s: float, cells_left: int) -> float:

@@ -55,9 +55,11 @@ def check(
     budget: Annotated[
         str,
         typer.Option(
-            "--budget", help="Time to measure, such as 60s or 3m.", show_default="60s; 60s a model"
+            "--budget",
+            help="Time to measure, such as 60s or 3m.",
+            show_default="75s; for each MODEL",
         ),
-    ] = "60s",
+    ] = "75s",
     threads: Annotated[
         int | None,
         typer.Option("--threads", "-t", min=1, help="Threads.", show_default="usable cores"),
