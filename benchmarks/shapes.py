@@ -35,7 +35,7 @@ def artifact(name: str, level: str, folder: Path, layers: int | None = None) -> 
     return synthesize(shape(name), level, path, layers=layers)
 
 
-def with_vocabulary(source: Artifact, out: Path) -> Artifact:
+def with_vocabulary(source: Artifact, out: Path, *, merges: int = 1) -> Artifact:
     """A copy with a made-up vocabulary of the shape's size, for what needs a tokenizer."""
     size = source.shape.vocabulary_tokens
     tokens = [f"t{i:x}" for i in range(size)]
@@ -51,7 +51,7 @@ def with_vocabulary(source: Artifact, out: Path) -> Artifact:
         "tokenizer.ggml.token_type": gguf.Array(
             kind=ValueType.INT32, items=[3, 3] + [1] * (size - 2)
         ),
-        "tokenizer.ggml.merges": ("a b",),
+        "tokenizer.ggml.merges": tuple(f"a b{i:x}" for i in range(merges)),
         "tokenizer.ggml.bos_token_id": 0,
         "tokenizer.ggml.eos_token_id": 1,
     }

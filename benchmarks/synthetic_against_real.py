@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import shapes
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 from edge_runtime import statistics
 from edge_runtime.artifact import Artifact, ModelShape
@@ -29,19 +29,15 @@ def gaussian(shape: ModelShape, out: Path) -> Path:
     """An F16 GGUF of the shape with Gaussian weights of the usual scale, by the gguf package."""
     rng = np.random.default_rng(0)
     writer = GGUFWriter(out, shape.architecture)
-    for key, value in metadata_of(shape).items():
-        if key == "general.architecture":
-            continue
-        if isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        elif isinstance(value, float):
-            writer.add_float32(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        else:
-            writer.add_array(key, list(value))
+    for pair in metadata_of(shape):
+        if pair.key != f"{shape.architecture}.vocab_size":
+            listed = isinstance(pair.value, tuple)
+            writer.add_key_value(
+                pair.key,
+                list(pair.value) if listed else pair.value,
+                GGUFValueType(int(pair.type)),
+                sub_type=GGUFValueType.BOOL if listed else None,
+            )
     writer.add_string("tokenizer.ggml.model", "no_vocab")
     writer.add_uint32(f"{shape.architecture}.vocab_size", shape.vocabulary_tokens)
     writer.add_file_type(1)

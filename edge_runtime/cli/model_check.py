@@ -233,14 +233,15 @@ def _slope(near: Measurement, deep: Measurement, depth: int) -> float | None:
 def _measure_truncated(
     setting: _Setting, shape: ModelShape, level: str, memory: MemoryFit
 ) -> Evidence:
-    """A model too large to make: one layer and as many as fit, extended along the line."""
+    """A model too large to make: a few layers and as many as fit, extended along the line."""
     from quantize import synthetic_bytes
 
     layers = shape.layers
     while layers > 2 and synthetic_bytes(shape, level, layers=layers) > TRUNCATED_BYTES:
         layers -= 1
     found: list[tuple[int, Evidence]] = []
-    for depth in (1, layers):
+    fewest = max(1, layers // 4)
+    for depth in (fewest, layers):
         with setting.bench.synthetic(shape, level, layers=depth) as artifact:
             found.append((depth, _measure_artifact(setting, artifact)))
     (_, shallow), (_, deep) = found
@@ -250,7 +251,9 @@ def _measure_truncated(
     if shallow.depth_s_per_token is not None and deep.depth_s_per_token is not None:
         slope = deep.depth_s_per_token * shape.layers / layers
     rate: Interval | Unavailable = decode or Unavailable(reason="the truncated cells gave no rate")
-    note = f"measured with 1 and {layers} of {shape.layers} layers and extended to all of them"
+    note = (
+        f"measured with {fewest} and {layers} of {shape.layers} layers and extended to all of them"
+    )
     return Evidence(
         model=shape.name,
         level=level,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -29,7 +29,7 @@ _STYLE = {
 _NOTE_OF_BASIS = {
     Basis.MEASURED: "measured: timed here on the real file",
     Basis.SYNTHETIC: "synthetic: timed here, true shape and types, random weights",
-    Basis.PROJECTED: "projected: computed from the cells timed here; this model did not run",
+    Basis.PROJECTED: "projected: computed from the cells timed here; these models did not run",
 }
 
 
@@ -40,6 +40,7 @@ def render_check(report: CheckReport) -> RenderableType:
         Text(),
         _asked(report),
         _table(report.rows),
+        *_bases(report.rows),
         Text(),
         Text(report.recommendation, style="bold"),
     ]
@@ -97,7 +98,9 @@ def _asked(report: CheckReport) -> Text:
     )
 
 
-def _table(rows: Iterable[Row]) -> Table:
+def _table(rows: Sequence[Row]) -> Table:
+    # One basis for all rows is said once, below: the table then fits 80 columns.
+    mixed = len({row.verdict.basis for row in rows}) > 1
     table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
     table.add_column("Model", no_wrap=True)
     table.add_column("Params", justify="right")
@@ -107,7 +110,8 @@ def _table(rows: Iterable[Row]) -> Table:
     table.add_column("1st token", justify="right", no_wrap=True)
     table.add_column("Memory", justify="right", no_wrap=True)
     table.add_column("Verdict", no_wrap=True)
-    table.add_column("Basis", no_wrap=True)
+    if mixed:
+        table.add_column("Basis", no_wrap=True)
     previous = None
     for row in rows:
         verdict = row.verdict
@@ -127,9 +131,15 @@ def _table(rows: Iterable[Row]) -> Table:
             format_duration(verdict.ttft_s.value) if verdict.ttft_s else "-",
             format_bytes(verdict.memory.need_bytes),
             Text(verdict.kind.value, style=_STYLE[verdict.kind]),
-            verdict.basis.value.lower(),
+            *([verdict.basis.value.lower()] if mixed else []),
         )
     return table
+
+
+def _bases(rows: Iterable[Row]) -> Iterable[RenderableType]:
+    """What the numbers of the table rest on, for each basis that occurs in it."""
+    found = {row.verdict.basis for row in rows}
+    return [Text(words, style="dim") for basis, words in _NOTE_OF_BASIS.items() if basis in found]
 
 
 def _details(report: CheckReport) -> Iterable[RenderableType]:
@@ -141,9 +151,6 @@ def _details(report: CheckReport) -> Iterable[RenderableType]:
             yield _row_details(row)
         elif isinstance(rate, Unavailable):
             yield Text(f"{row.model} {row.level}: {rate.reason}. {rate.remedy}.", style="dim")
-    for basis in Basis:
-        if any(row.verdict.basis is basis for row in report.rows):
-            yield Text(_NOTE_OF_BASIS[basis], style="dim")
     for fit in report.fits:
         yield Text(_fit_line(fit), style="dim")
     for failure in report.failures:

@@ -112,6 +112,9 @@ def test_saving_writes_the_same_document(edge: Edge, config: Path, tmp_path: Pat
     _, out, _ = edge("check", config, *FAST, "--json", "--save", target)
     assert json.loads(target.read_text()) == json.loads(out)
     assert [f.name for f in tmp_path.iterdir() if f.name.startswith(".report")] == []
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert target.stat().st_mode == plain.stat().st_mode
 
 
 def test_nothing_synthetic_is_left_behind(edge: Edge, config: Path, tmp_path: Path) -> None:

@@ -155,6 +155,12 @@ def test_mistakes_are_sentences(
     assert done.stdout == ""
 
 
+def test_a_missing_model_is_named_before_the_prompt_is_asked_for() -> None:
+    done = edge("nonexistent", stdin=subprocess.DEVNULL)
+    assert done.returncode == 4
+    assert "There is no nonexistent" in done.stderr
+
+
 def test_a_broken_pipe_ends_quietly(random_gguf: Path) -> None:
     program = f"'{sys.executable}' -m edge_runtime run '{random_gguf}' x -n 400 -t 1 | head -c 1"
     done = subprocess.run(program, shell=True, capture_output=True, timeout=60, check=False)

@@ -403,12 +403,25 @@ def test_a_windowed_cache_is_only_reused_where_its_window_reaches(tmp_path: Path
         assert list(fresh.stream(branch, max_tokens=20, sampling=GREEDY)) == again
 
 
-def test_step_costs_little_beside_the_engine(session: LlamaCppSession) -> None:
-    """The wrapper's own share of a step, with the engine's calls replaced by nothing."""
-    session.prefill([1])
-    session._decode = lambda *_: 0
-    session._synchronize = lambda *_: None
-    started = time.perf_counter_ns()
-    for _ in range(200):
-        session.step(5)
-    assert (time.perf_counter_ns() - started) / 200 < 50_000
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ('{"type": "integer", "maximum": 9}', "maximum"),
+        ('{"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true}}}',
+         "uniqueItems"),
+        ('{"$defs": {"x": {"not": {}}}, "$ref": "#/$defs/x"}', "not"),
+    ],
+)  # fmt: skip
+def test_a_schema_that_cannot_be_enforced_is_refused_by_name(
+    session: LlamaCppSession, schema: str, named: str
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        session.sampler(Sampling(json_schema=schema))
+
+
+def test_property_names_and_constants_are_no_keywords(session: LlamaCppSession) -> None:
+    schema = (
+        '{"type": "object", "properties": {"maximum": {"enum": [{"not": 1}]}},'
+        ' "required": ["maximum"], "additionalProperties": false}'
+    )
+    session.sampler(Sampling(json_schema=schema)).close()

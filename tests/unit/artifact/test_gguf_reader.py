@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
-import time
+import tracemalloc
 
 import gguf
 import numpy as np
@@ -73,7 +74,7 @@ def test_bytes_that_are_no_text_do_not_stop_the_reader(write):
     assert read_header(path).metadata["name"].endswith("!")
 
 
-def test_a_vocabulary_of_150_000_tokens_opens_within_50_ms(write):
+def test_a_vocabulary_of_150_000_tokens_is_walked_over_and_not_held(write):
     random = np.random.default_rng(1)
     lengths = random.integers(1, 16, 150_000).tolist()
     strings = b"".join(struct.pack("<Q", n) + b"x" * n for n in lengths)
@@ -91,13 +92,15 @@ def test_a_vocabulary_of_150_000_tokens_opens_within_50_ms(write):
         )
     )
     path = write(b"GGUF" + struct.pack("<IQQ", 3, 0, 4) + body + bytes(64))
-    spent = []
-    for _ in range(7):
-        began = time.thread_time()  # other processes of the machine are not the reader's doing
+    tracemalloc.start()
+    try:
         header = read_header(path)
-        spent.append(time.thread_time() - began)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert [len(array) for array in header.metadata.values()] == [150_000] * 4
-    assert min(spent) < 0.050
+    # How long it takes is measured by benchmarks/startup.py.
+    assert held < 1_000_000
 
 
 def test_strings_are_followed_across_read_ahead_steps(write):
@@ -293,3 +296,11 @@ def test_sizes_of_all_types_are_those_of_the_reference_library():
     ours = {k.name: (k.id, k.block_elements, k.block_bytes) for k in GGML_TYPES.values()}
     assert reference.items() <= ours.items()
     assert {int(kind) for kind in gguf.GGUFValueType} == {int(kind) for kind in ValueType}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    pipe = tmp_path / "model.gguf"
+    os.mkfifo(pipe)
+    with pytest.raises(ModelNotFoundError, match="no regular file"):
+        read_header(pipe)
