@@ -1,4 +1,4 @@
-"""The page of a check: it fits a terminal, says what its numbers rest on, and recommends by rule."""
+"""The page of a check: it fits a terminal, says what it rests on, and recommends by rule."""
 
 from __future__ import annotations
 
