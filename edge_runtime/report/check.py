@@ -101,13 +101,12 @@ def _asked(report: CheckReport) -> Text:
 def _table(rows: Sequence[Row]) -> Table:
     # One basis for all rows is said once, below: the table then fits 80 columns.
     mixed = len({row.verdict.basis for row in rows}) > 1
-    table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     table.add_column("Model", no_wrap=True)
-    table.add_column("Params", justify="right")
+    table.add_column("Params", justify="right", no_wrap=True)
     table.add_column("Level", no_wrap=True)
-    table.add_column("tok/s", justify="right")
-    table.add_column("95 % interval", justify="right", no_wrap=True)
-    table.add_column("1st token", justify="right", no_wrap=True)
+    table.add_column("tok/s (95 %)", justify="right", no_wrap=True)
+    table.add_column("TTFT", justify="right", no_wrap=True)
     table.add_column("Memory", justify="right", no_wrap=True)
     table.add_column("Verdict", no_wrap=True)
     if mixed:
@@ -124,16 +123,19 @@ def _table(rows: Sequence[Row]) -> Table:
             row.model if first else "",
             format_count(row.parameters) if first else "",
             row.level,
-            format_rate(rate.value) if isinstance(rate, Interval) else "-",
-            f"{format_rate(rate.low)} to {format_rate(rate.high)}"
-            if isinstance(rate, Interval)
-            else "",
+            _rate(rate),
             format_duration(verdict.ttft_s.value) if verdict.ttft_s else "-",
             format_bytes(verdict.memory.need_bytes),
             Text(verdict.kind.value, style=_STYLE[verdict.kind]),
             *([verdict.basis.value.lower()] if mixed else []),
         )
     return table
+
+
+def _rate(rate: Interval | Unavailable) -> str:
+    if isinstance(rate, Unavailable):
+        return "-"
+    return f"{format_rate(rate.value)} ({format_rate(rate.low)}-{format_rate(rate.high)})"
 
 
 def _bases(rows: Iterable[Row]) -> Iterable[RenderableType]:

@@ -63,7 +63,7 @@ def test_an_unwritable_cache_is_one_sentence(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     result = invoke("-p", "x")
     assert isinstance(result.exception, DiskError)
-    assert "XDG_CACHE_HOME" in result.exception.way_out
+    assert "EDGE_CACHE_DIR" in result.exception.way_out
 
 
 def test_the_answer_is_on_stdout_and_the_speed_on_stderr(invoke: Invoke, tiny_gguf: Path) -> None:
