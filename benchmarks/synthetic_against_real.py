@@ -20,9 +20,11 @@ from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from edge_runtime import statistics
 from edge_runtime.artifact import Artifact, ModelShape
 from edge_runtime.artifact.keys import metadata_of
-from edge_runtime.measurement import SessionOptions, decode_workload, prefill_workload
+from edge_runtime.measurement import SessionOptions, Workload
 from edge_runtime.profiler import Plan, measure
 from quantize import requantize, synthesize
+
+WORKLOAD = Workload(name="pp128+tg32", prompt_tokens=128, generate_tokens=32)
 
 
 def gaussian(shape: ModelShape, out: Path) -> Path:
@@ -65,11 +67,11 @@ def main() -> None:
     parser.add_argument("--model", default="qwen2.5-0.5b")
     parser.add_argument("--levels", default="Q8_0,Q4_K_M,Q4_0")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8)
     given = parser.parse_args()
     shape = shapes.shape(given.model)
     options = SessionOptions(threads=given.threads)
-    plan = Plan(min_runs=3, max_runs=3, budget_s=600)
+    plan = Plan(min_runs=2, max_runs=2, budget_s=600)
     figures = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -80,21 +82,21 @@ def main() -> None:
             same = [(t.name, t.type.name, t.dims) for t in sorted_tensors(real)] == [
                 (t.name, t.type.name, t.dims) for t in sorted_tensors(synthetic)
             ]
-            for workload in (decode_workload(64), prefill_workload(128)):
-                pairs = []
-                for turn in range(given.rounds):
-                    order = (synthetic, real) if turn % 2 == 0 else (real, synthetic)
-                    rates = {}
-                    for artifact in order:
-                        record = measure(artifact, workload, options, plan=plan)
-                        samples = record.decode_samples or record.prefill_samples
-                        rates[artifact.path] = statistics.mean(samples)
-                    pairs.append((rates[synthetic.path], rates[real.path]))
-                ratios = [a / b for a, b in pairs]
+            decode, prefill = [], []
+            for turn in range(given.rounds):
+                order = (synthetic, real) if turn % 2 == 0 else (real, synthetic)
+                records = {a.path: measure(a, WORKLOAD, options, plan=plan) for a in order}
+                ours, theirs = records[synthetic.path], records[real.path]
+                decode.append(
+                    statistics.mean(ours.decode_samples) / statistics.mean(theirs.decode_samples)
+                )
+                prefill.append(
+                    statistics.mean(ours.prefill_samples) / statistics.mean(theirs.prefill_samples)
+                )
+            for what, ratios in (("decode", decode), ("prefill", prefill)):
                 figures.append(
                     {
-                        "model": given.model, "level": level, "workload": workload.name,
-                        "same_tensors": same,
+                        "model": given.model, "level": level, "what": what, "same_tensors": same,
                         "ratio_synthetic_over_real": statistics.median(ratios), "ratios": ratios,
                     }
                 )  # fmt: skip

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import EdgeError, UsageError
-from ..measurement import KvType, SessionOptions
+from ..measurement import SessionOptions
+from . import options
 
 if TYPE_CHECKING:
     from ..feasibility import CheckReport
@@ -100,20 +101,21 @@ def check(
         name=name,
         source=source,
     )
-    options = SessionOptions(
+    cache_type = options.kv_type(kv_type)
+    session_options = SessionOptions(
         backend=backend,
         threads=threads,
         gpu_layers=gpu_layers,
-        kv_type_k=_kv_type(kv_type),
-        kv_type_v=_kv_type(kv_type),
+        kv_type_k=cache_type,
+        kv_type_v=cache_type,
     )
     levels = _levels(level)
     _refuse_unwritable(save)
     with Progress(budget_s if not model else None) as progress:
         report = (
-            check_models(model, levels, asked, options, budget_s, progress.say)
+            check_models(model, levels, asked, session_options, budget_s, progress.say)
             if model
-            else check_catalogue(levels, asked, options, budget_s, progress.say)
+            else check_catalogue(levels, asked, session_options, budget_s, progress.say)
         )
     _show(report, json_output=json_output, save=save)
     raise typer.Exit(report.exit_code)
@@ -143,13 +145,6 @@ def _levels(asked: list[str] | None) -> tuple[str, ...]:
     if not names:
         return DEFAULT_LEVELS
     return tuple(dict.fromkeys(level(name).name for name in names))
-
-
-def _kv_type(text: str) -> KvType:
-    for kind in get_args(KvType):
-        if kind == text:
-            return cast(KvType, kind)
-    raise UsageError(f"{text!r} is no KV cache type.", way_out="Use f16, q8_0 or q4_0.")
 
 
 def _refuse_unwritable(save: Path | None) -> None:

@@ -266,16 +266,10 @@ def _shared_prefix(held: Sequence[int], tokens: Sequence[int]) -> int:
 def _options(
     backend: str, ctx: int | None, threads: int | None, gpu_layers: int | None, kv_type: str
 ) -> SessionOptions:
-    from typing import cast, get_args
+    from ..measurement import SessionOptions
+    from .options import kv_type as kv_type_of
 
-    from ..measurement import KvType, SessionOptions
-
-    if kv_type not in get_args(KvType):
-        raise UsageError(
-            f"{kv_type!r} is no type of a KV cache.",
-            way_out=f"Known: {', '.join(get_args(KvType))}.",
-        )
-    kind = cast(KvType, kv_type)
+    kind = kv_type_of(kv_type)
     return SessionOptions(
         backend=backend,
         context_tokens=ctx,

@@ -203,7 +203,7 @@ def test_too_little_memory_is_the_stated_cause(
         (["check", "--budget", "soon"], 2, "is not a duration"),
         (["check", "--target", "warp"], 2, "warp"),
         (["check", "--target", "-3"], 2, "makes no sense"),
-        (["check", "--kv-type", "q7"], 2, "no KV cache type"),
+        (["check", "--kv-type", "q7"], 2, "no type of a KV cache"),
         (["check", "--save", "/nowhere/at/all.json"], 2, "cannot be written"),
         (["check", "qwen2.5-0.5b", "--backend", "warp"], 2, "no backend named"),
     ],
