@@ -59,9 +59,7 @@ def render_host(host: Host, bandwidth: BandwidthReading | Unavailable) -> Render
     if host.cores_physical:
         cores += f", {host.cores_physical} physical"
     grid.add_row("Machine", f"{host.cpu}, {host.system} {host.release} {host.machine}")
-    grid.add_row(
-        "Cores", cores + (f", virtual ({host.virtualization})" if host.virtualization else "")
-    )
+    grid.add_row("Cores", cores + (f"; {host.virtualization}" if host.virtualization else ""))
     grid.add_row("Kernels can use", ", ".join(host.isa) or "no vector extensions detected")
     free = (
         f", {format_bytes(host.ram_available_bytes)} free now"

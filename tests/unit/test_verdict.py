@@ -103,12 +103,14 @@ def test_a_rate_that_was_not_measured_is_not_viable_and_says_why() -> None:
     assert verdict.next_step == "Free memory."
 
 
-def test_a_disturbed_machine_is_never_called_too_slow() -> None:
-    slow = evidence(1, 2, 3, disturbances=("other processes used 85% of the CPU",))
+def test_a_disturbed_machine_is_not_called_too_slow_for_what_it_might_reach_alone() -> None:
+    slow = evidence(3, 4, 5, disturbances=("other processes used 85% of the CPU",))
     verdict = judge_evidence(slow, Target())
     assert verdict.kind is VerdictKind.BORDERLINE
     assert verdict.cause == "disturbed: other processes used 85% of the CPU"
     assert "check again" in verdict.next_step
+    hopeless = dataclasses.replace(slow, decode_tokens_per_s=Interval(low=1, value=2, high=3))
+    assert judge_evidence(hopeless, Target()).kind is VerdictKind.NOT_VIABLE
     fast = dataclasses.replace(slow, decode_tokens_per_s=Interval(low=30, value=31, high=32))
     assert judge_evidence(fast, Target()).kind is VerdictKind.VIABLE
 
