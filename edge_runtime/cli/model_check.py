@@ -26,14 +26,15 @@ from ..measurement import (
     Measurement,
     SessionOptions,
     Unavailable,
-    Workload,
+    decode_workload,
+    prefill_workload,
 )
 from ..statistics import Interval
 from ..verdict import Evidence, MemoryFit, Target, VerdictKind, evidence_of
 from .cells import DISK_LIMIT_BYTES, Bench, open_bench
 from .machine import Machine, look_at_machine, report_of
 
-GENERATE_TOKENS = 48
+GENERATE_TOKENS = 32
 DEPTH_STEPS = 16
 DEPTH_FACTOR = 4
 """The second depth is this many prompts deep: far enough apart to tell the slope from noise."""
@@ -166,68 +167,76 @@ def _measure_shape(setting: _Setting, shape: ModelShape, level: str) -> Evidence
         return _unmeasured(setting, shape, level, Basis.SYNTHETIC, reason, memory)
 
 
-def _workload(target: Target) -> Workload:
-    return Workload(
-        name=f"pp{target.prompt_tokens}+tg{GENERATE_TOKENS}",
-        prompt_tokens=target.prompt_tokens,
-        generate_tokens=GENERATE_TOKENS,
-    )
-
-
-def _depth_workload(target: Target) -> Workload | None:
-    depth = min(DEPTH_FACTOR * target.prompt_tokens, target.context_tokens - DEPTH_STEPS)
-    if depth < 2 * target.prompt_tokens:
-        return None
-    return Workload(
-        name=f"tg{DEPTH_STEPS} @ d{depth}", generate_tokens=DEPTH_STEPS, depth_tokens=depth
-    )
-
-
 def _measure_artifact(setting: _Setting, artifact: Artifact) -> Evidence:
-    """The evidence of one file: prefill and decode at the asked prompt, then decode further in."""
+    """The evidence of one file: the prompt, decoding behind it, and decoding further in.
+
+    Each is a measurement of its own: a depth is evaluated once and kept, so that decoding is
+    repeated cheaply. The further depth is left out where evaluating it would eat the budget.
+    """
     from ..profiler import Plan
 
     target, bench = setting.target, setting.bench
-    shape = artifact.shape
+    shape, prompt = artifact.shape, target.prompt_tokens
+    context = max(target.context_tokens, prompt + GENERATE_TOKENS)
+    prefill = bench.measure(
+        artifact,
+        prefill_workload(prompt),
+        Plan(warmups=0, min_runs=2, max_runs=3, budget_s=setting.seconds * 0.4),
+        context_tokens=context,
+    ).prefill_tokens_per_s
     near = bench.measure(
         artifact,
-        _workload(target),
-        Plan(budget_s=setting.seconds * 0.6, cut_short=True),
-        context_tokens=target.context_tokens,
+        decode_workload(GENERATE_TOKENS, depth=prompt),
+        Plan(min_runs=3, max_runs=6, budget_s=setting.seconds, cut_short=True),
+        context_tokens=context,
     )
     kv = shape.kv_bytes(target.context_tokens, setting.options.kv_type_k, setting.options.kv_type_v)
     evidence = evidence_of(near, target, kv_bytes=kv)
-    slope = None
-    if deep_workload := _depth_workload(target):
-        try:
-            deep = bench.measure(
-                artifact,
-                deep_workload,
-                Plan(min_runs=2, max_runs=4, budget_s=setting.seconds * 0.4, cut_short=True),
-                context_tokens=target.context_tokens,
-            )
-            slope = _slope(near, deep, deep_workload.depth_tokens)
-        except EdgeError as error:
-            bench.failures.append(f"{shape.name} {artifact.level} {deep_workload.name}: {error}")
     work = work_of(shape, artifact.tensors, Phase.DECODE, evidence.depth_tokens)
     return dataclasses.replace(
         evidence,
         model=shape.name,
-        depth_s_per_token=slope,
+        prefill_tokens_per_s=prefill,
+        depth_s_per_token=_depth_cost(setting, artifact, near, prefill),
         bandwidth_share=bandwidth_share(
             work, evidence.decode_tokens_per_s, setting.machine.bandwidth
         ),
     )
 
 
-def _slope(near: Measurement, deep: Measurement, depth: int) -> float | None:
-    """Seconds per step that one more token of context costs, between the two measured depths."""
+def _depth_cost(
+    setting: _Setting, artifact: Artifact, near: Measurement, prefill: Interval | None
+) -> float | None:
+    """Seconds per step that one more token of context costs; None where it is not affordable."""
+    from ..profiler import Plan
+
+    target = setting.target
+    depth = min(DEPTH_FACTOR * target.prompt_tokens, target.context_tokens - DEPTH_STEPS)
+    if depth < 2 * target.prompt_tokens or prefill is None:
+        return None
+    if depth / prefill.value > setting.seconds:
+        return None
+    workload = decode_workload(DEPTH_STEPS, depth=depth)
+    try:
+        deep = setting.bench.measure(
+            artifact,
+            workload,
+            Plan(warmups=0, min_runs=2, max_runs=4, budget_s=setting.seconds, cut_short=True),
+            context_tokens=target.context_tokens,
+        )
+    except EdgeError as error:
+        what = f"{artifact.shape.name} {artifact.level} {workload.name}"
+        setting.bench.failures.append(f"{what}: {error}")
+        return None
     near_rate, deep_rate = near.decode_tokens_per_s, deep.decode_tokens_per_s
     if near_rate is None or deep_rate is None:
         return None
-    near_depth = near.workload.prompt_tokens + near.workload.generate_tokens / 2
-    deep_depth = depth + deep.workload.generate_tokens / 2
-    return (1 / deep_rate.value - 1 / near_rate.value) / (deep_depth - near_depth)
+    further = _mean_depth(deep) - _mean_depth(near)
+    return (1 / deep_rate.value - 1 / near_rate.value) / further
+
+
+def _mean_depth(measurement: Measurement) -> float:
+    return measurement.workload.depth_tokens + measurement.workload.generate_tokens / 2
 
 
 def _measure_truncated(

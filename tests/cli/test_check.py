@@ -101,7 +101,10 @@ def test_json_is_one_document_that_holds_the_raw_record(edge: Edge, config: Path
     assert code == 0
     assert {row["level"] for row in report["rows"]} == {"Q8_0", "Q4_K_M"}
     assert report["rows"][0]["verdict"]["basis"] == "SYNTHETIC"
-    stamps = report["measurements"][0]["runs"][0]["token_ns"]
+    assert [m["workload"]["name"] for m in report["measurements"][:3]] == [
+        "pp64", "tg32 @ d64", "tg16 @ d256",
+    ]  # fmt: skip
+    stamps = report["measurements"][1]["runs"][0]["token_ns"]
     assert stamps == sorted(stamps)
     assert len(stamps) > 10
     assert report["measurements"][0]["energy"]["reason"]
