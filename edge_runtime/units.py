@@ -67,10 +67,13 @@ def format_bandwidth(bytes_per_s: float) -> str:
 
 def format_count(count: int) -> str:
     """Words a number of parameters or tokens: `494M`, `1.54B`, `512`."""
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
-        if count >= limit:
-            return _three_digits(count / (limit if unit != "k" else 1e3)) + unit
-    return str(count)
+    if count < 10_000:
+        return str(count)
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        # From 999.5 on, three digits would round to 1000 of the smaller unit.
+        if count >= 0.9995 * size:
+            return _three_digits(max(count / size, 1.0)) + unit
+    return _three_digits(count / 1e3) + "k"
 
 
 def format_rate(tokens_per_s: float) -> str:

@@ -75,8 +75,8 @@ class _Text:
     """Narrow enough for a terminal: a heading for each set of options, flags below the row."""
 
     _COLUMNS = (
-        ("test", 14), ("t/s ± 95 %", 17), ("median", 8), ("TTFT P50 / P90", 17),
-        ("ITL P50 / P90 / P99", 29), ("load, page cache", 18), ("peak memory", 20),
+        ("test", 14), ("t/s ± 95 %", 19), ("median", 10), ("TTFT P50 / P90", 15),
+        ("ITL P50 / P90 / P99", 27), ("load, page cache", 18), ("peak memory", 20),
     )  # fmt: skip
 
     def __init__(self, stream: TextIO) -> None:
@@ -107,7 +107,7 @@ class _Text:
 
     def _line(self, cells: tuple[str, ...]) -> None:
         sizes = (width for _, width in self._COLUMNS)
-        padded = (_plain(cell).ljust(width) for cell, width in zip(cells, sizes, strict=True))
+        padded = (f"{_plain(cell):<{width - 1}} " for cell, width in zip(cells, sizes, strict=True))
         self._stream.write("  " + "".join(padded).rstrip() + "\n")
 
 

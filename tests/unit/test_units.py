@@ -58,5 +58,7 @@ def test_durations_are_worded(seconds: float, text: str) -> None:
 def test_counts_are_worded() -> None:
     assert units.format_count(494_032_768) == "494M"
     assert units.format_count(1_543_714_304) == "1.54B"
+    assert units.format_count(999_885_952) == "1.00B"
+    assert units.format_count(12_300) == "12.3k"
     assert units.format_count(512) == "512"
     assert units.format_bandwidth(17.1e9) == "17.1 GB/s"
