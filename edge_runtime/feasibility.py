@@ -34,7 +34,14 @@ class Row:
     level: str
     weights_bytes: int
     verdict: Verdict
-    failure: Unavailable | None = None
+
+    @property
+    def judged(self) -> bool:
+        """Whether anything is known to judge by: a rate, or that the memory does not suffice."""
+        return (
+            isinstance(self.verdict.decode_tokens_per_s, Interval)
+            or self.verdict.memory.kind is VerdictKind.NOT_VIABLE
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +79,10 @@ class CheckReport:
 
     @property
     def exit_code(self) -> int:
-        """0 when anything is viable, else 3 when anything is borderline, else 1."""
-        kinds = {row.verdict.kind for row in self.rows}
+        """0 when anything is viable, else 3 when borderline, else 1; 4 when nothing was judged."""
+        kinds = {row.verdict.kind for row in self.rows if row.judged}
+        if not kinds:
+            return 4
         if VerdictKind.VIABLE in kinds:
             return 0
         return 3 if VerdictKind.BORDERLINE in kinds else 1
@@ -294,7 +303,9 @@ def recommend(rows: Sequence[Row], target: Target) -> str:
     if viable:
         best = max(viable, key=lambda row: (row.parameters, row.weights_bytes))
         return f"Best choice: {best.model} at {best.level}: {_says(best)}."
-    borderline = [row for row in rows if row.verdict.kind is VerdictKind.BORDERLINE]
+    borderline = [
+        row for row in rows if row.verdict.kind is VerdictKind.BORDERLINE and _rate(row) > 0
+    ]
     if borderline:
         best = max(borderline, key=_rate)
         return (

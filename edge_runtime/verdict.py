@@ -267,7 +267,8 @@ def longest_context(evidence: Evidence, target: Target) -> int | None:
 def _speed_kind(evidence: Evidence, target: Target) -> VerdictKind:
     rate = evidence.decode_tokens_per_s
     if isinstance(rate, Unavailable):
-        return VerdictKind.NOT_VIABLE
+        # Not knowing is no verdict against the device.
+        return VerdictKind.BORDERLINE
     if rate.low >= target.decode_tokens_per_s:
         return VerdictKind.VIABLE
     possible = rate.high * (DISTURBED_SLOWDOWN if evidence.disturbances else 1.0)

@@ -36,7 +36,7 @@ class Plan:
 
     Repetitions go on until the 95 % interval of the rate is narrower than
     `target_relative_half_width` (after `min_runs`), until `max_runs`, or until the next repetition
-    would overrun `budget_s`, which is firm and counts warm-ups and repetitions, not loading.
+    would overrun `budget_s`, which counts warm-ups and repetitions, not loading.
     `cut_short` lets the budget also end a bench repetition between two decode steps: the steps that
     were made count, and the record notes it. `instruments` False switches off every observer but
     the clock. `cold_cache` drops the file from the page cache first. A child that has not answered

@@ -124,7 +124,9 @@ def _table(rows: Sequence[Row]) -> Table:
             _rate(rate),
             format_duration(verdict.ttft_s.value) if verdict.ttft_s else "-",
             format_bytes(verdict.memory.need_bytes),
-            Text(verdict.kind.value, style=_STYLE[verdict.kind]),
+            Text(verdict.kind.value, style=_STYLE[verdict.kind])
+            if row.judged
+            else Text("unknown", style="yellow"),
             *([verdict.basis.value.lower()] if mixed else []),
         )
     return table

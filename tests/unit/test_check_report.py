@@ -116,9 +116,13 @@ def test_a_row_that_could_not_be_measured_stays_with_its_reason() -> None:
         evidence("gone", "Q8_0", 1),
         decode_tokens_per_s=Unavailable(reason="the child was killed", remedy="Free memory"),
     )
-    text = page(report(rows(failed)), 100)
+    shown = report(rows(failed))
+    text = page(shown, 100)
     assert "the child was killed" in text
-    assert "NOT VIABLE" in text
+    assert "unknown" in text
+    assert "VIABLE" not in text
+    assert shown.recommendation == "Nothing could be judged."
+    assert shown.exit_code == 4
 
 
 @pytest.mark.parametrize("listed", [many(), rows(evidence("a", "Q8_0", 30))])

@@ -95,10 +95,10 @@ def test_a_slow_level_that_leaves_bandwidth_unused_is_bound_by_computing() -> No
     assert verdict.next_step == "Try a smaller model."
 
 
-def test_a_rate_that_was_not_measured_is_not_viable_and_says_why() -> None:
+def test_a_rate_that_was_not_measured_is_no_verdict_against_the_device() -> None:
     missing = Unavailable(reason="the child was killed", remedy="Free memory.")
     verdict = judge_evidence(evidence(1, 2, 3, decode_tokens_per_s=missing), Target())
-    assert verdict.kind is VerdictKind.NOT_VIABLE
+    assert verdict.kind is VerdictKind.BORDERLINE
     assert "the child was killed" in verdict.cause
     assert verdict.next_step == "Free memory."
 

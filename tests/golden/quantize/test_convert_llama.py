@@ -180,7 +180,6 @@ def test_every_known_pre_tokenizer_splits_as_llama_cpp_does(
 TINY = Path(__file__).parents[3] / "edge_runtime" / "tiny_model"
 
 
-@pytest.mark.skipif(not (TINY / "model.safetensors").is_file(), reason="the tiny model is absent")
 def test_the_shipped_model_converts_exactly(engine, tmp_path: Path) -> None:
     artifact = convert(TINY, tmp_path / "tiny.gguf", level="F32")
     engine(artifact.path, tokens=TOKENS, logits=str(tmp_path / "l.npy"), exact=True)
