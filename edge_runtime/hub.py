@@ -1,38 +1,54 @@
-"""Fetches model files from a Hugging Face hub through huggingface_hub.
+"""Fetches models from a Hugging Face hub through huggingface_hub: a GGUF file, or a checkpoint.
 
 `hf:owner/repo` names a repository, `hf:owner/repo:file.gguf` a file in it, `hf:owner/repo:Q4_K_M`
-the file of that level; `hf:owner/repo@revision` is a branch or a commit. The library does the
-transfer: it honours HF_ENDPOINT, HF_HOME and HF_TOKEN, goes on after a broken connection and checks
-sizes; the content hash, where the hub gives one, is checked here.
+the file of that level; `hf:owner/repo@revision` is a branch or a commit. Of a checkpoint only data
+is fetched, never a pickle and never code. The library does the transfer: it honours HF_ENDPOINT,
+HF_HOME and HF_TOKEN, goes on after a broken connection and checks sizes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
+import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from .errors import DiskError, EngineMissingError, HubError, ModelNotFoundError, UsageError
-from .sources import HUB_PREFIX, first_parts
+from .errors import (
+    ArtifactError,
+    FormatError,
+    HubError,
+    ModelNotFoundError,
+    UnsupportedError,
+    UsageError,
+)
+from .hub_transfer import (
+    HubReference,
+    NoHubError,
+    Remote,
+    download,
+    library,
+    listing,
+    snapshot,
+    unreachable_hub,
+)
+from .sources import (
+    CHECKPOINT_FILES,
+    HUB_PREFIX,
+    convert_command,
+    first_parts,
+    is_checkpoint,
+)
 
 _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO = re.compile(rf"{_NAME}/{_NAME}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}")
 _PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0")
+_INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
+_MAX_INDEX_BYTES = 64 * 1024**2
+_IN_FOLDERS = re.compile(r"additional_chat_templates/[^/]+\.jinja|\d+_Pooling/config\.json")
+_PICKLE = re.compile(r".*\.(bin|pt|pth|ckpt)")
 _PART_COUNT = re.compile(r"-00001-of-(\d{5})\.gguf$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubReference:
-    """A repository on a hub and, in `choice`, the file or the level wanted from it."""
-
-    repo: str
-    revision: str | None = None
-    choice: str | None = None
 
 
 def parse(reference: str) -> HubReference:
@@ -57,64 +73,126 @@ def fetch(
     All parts of a split model are fetched; the path is the first one's. Without a hub in reach, a
     file that was fetched before is used. Raises HubError, ModelNotFoundError, DiskError.
     """
-    hub = _library()
+    hub = library()
     try:
-        files = _listing(hub, reference)
-    except _NoHubError as unreachable:
+        files = listing(hub, reference)
+    except NoHubError as unreachable:
         return _from_cache(hub, reference, unreachable)
     chosen = _choose(reference, tuple(files))
     paths = [
-        _download(hub, reference, name, files[name], on_download) for name in _parts(chosen, files)
+        download(hub, reference, name, files[name], on_download) for name in _parts(chosen, files)
     ]
     return paths[0]
 
 
-def _endpoint() -> str | None:
-    """The hub's address when it is another one; the library itself reads it only when imported."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+def fetch_checkpoint(
+    reference: HubReference, *, on_download: Callable[[str, int | None], None] | None = None
+) -> Path:
+    """The local directory of a checkpoint, in huggingface_hub's cache.
 
-
-class _NoHubError(Exception):
-    """The hub cannot be reached at all; what is cached may still serve."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Remote:
-    size_bytes: int | None
-    sha256: str | None
-
-
-def _library() -> Any:
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-    except ImportError as error:
-        raise EngineMissingError(
-            "Fetching models needs huggingface_hub.",
-            cause=f"{error}.",
-            way_out="pip install 'edge-runtime[hub]'",
-        ) from error
-    return huggingface_hub
-
-
-def _listing(hub: Any, reference: HubReference) -> dict[str, _Remote]:
-    try:
-        info = hub.HfApi(endpoint=_endpoint()).model_info(
-            reference.repo, revision=reference.revision, files_metadata=True
+    Config, tokenizer files and the safetensors that the index names, nothing else. Before anything
+    large is fetched, `on_download` is told how many files there are and their size; then each one
+    that is not there yet. Raises UsageError, HubError, ModelNotFoundError, UnsupportedError for
+    weights that exist only as a pickle, DiskError.
+    """
+    if reference.choice is not None:
+        raise UsageError(
+            f"{reference.choice!r} is one file; a checkpoint is the whole repository.",
+            way_out=f"Write hf:{reference.repo}",
         )
-    except Exception as error:  # the library raises its HTTP client's errors as they are
-        _refuse(hub, reference, error)
-    files = {}
-    for item in info.siblings or ():
-        lfs = getattr(item, "lfs", None)
-        files[item.rfilename] = _Remote(item.size, getattr(lfs, "sha256", None))
-    return files
+    hub = library()
+    try:
+        files = listing(hub, reference)
+    except NoHubError as unreachable:
+        return _checkpoint_from_cache(hub, reference, unreachable)
+    files = {name: remote for name, remote in files.items() if _is_safe(name)}
+    if "config.json" not in files:
+        raise _no_checkpoint(reference, files)
+    wanted = [n for n in files if n in CHECKPOINT_FILES or _IN_FOLDERS.fullmatch(n) is not None]
+    if _INDEX in files:
+        index = download(hub, reference, _INDEX, files[_INDEX], None)
+        wanted += _shards(index, reference, files)
+    elif _WHOLE in files:
+        wanted.append(_WHOLE)
+    else:
+        raise _no_checkpoint(reference, files)
+    if on_download is not None and not _is_cached(hub, reference, wanted):
+        sizes = [files[name].size_bytes or 0 for name in wanted]
+        on_download(f"{len(wanted)} files of {reference.repo}", sum(sizes))
+    folders = set()
+    for name in wanted:
+        path = download(hub, reference, name, files[name], on_download)
+        folders.add(path.parents[name.count("/")])
+    if len(folders) != 1:
+        raise HubError(
+            f"{reference.repo} was changed while it was fetched.",
+            way_out="Run the command again: what did not change is kept.",
+        )
+    return folders.pop()
+
+
+def _shards(index: Path, reference: HubReference, files: dict[str, Remote]) -> list[str]:
+    """The weight files that an index names, each of them listed by the hub."""
+    where = f"The index of {reference.repo}"
+    try:
+        if index.stat().st_size > _MAX_INDEX_BYTES:
+            raise FormatError(f"{where} is too large to be one.")
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"{where} names no files.", cause=f"{type(error).__name__}.") from error
+    for name in names:
+        # Beside the index, and of the one format that holds data only.
+        good = isinstance(name, str) and name.endswith(".safetensors") and "/" not in name
+        if not good or name not in files:
+            raise HubError(f"{where} names {str(name)[:80]!r}, which the repository lacks.")
+    return sorted(names)
+
+
+def _no_checkpoint(reference: HubReference, files: dict[str, Remote]) -> ArtifactError:
+    """Why a repository cannot be converted, and what can be done with it instead."""
+    if first_parts(files):
+        return UnsupportedError(
+            f"{reference.repo} holds GGUF files, no checkpoint.",
+            cause="They need no conversion.",
+            way_out=f"edge run hf:{reference.repo}",
+        )
+    if "config.json" in files and any(_PICKLE.fullmatch(name) for name in files):
+        return UnsupportedError(
+            f"{reference.repo} holds its weights only as pickles.",
+            cause="Loading one runs whatever code is in it.",
+            way_out="Look for a revision (hf:owner/repo@revision) with .safetensors files.",
+        )
+    lacking = "config.json" if "config.json" not in files else f"{_WHOLE}, nor an index of several"
+    return ModelNotFoundError(f"{reference.repo} is no checkpoint.", cause=f"It has no {lacking}.")
+
+
+def _is_cached(hub: Any, reference: HubReference, names: list[str]) -> bool:
+    return all(
+        isinstance(
+            hub.try_to_load_from_cache(reference.repo, name, revision=reference.revision), str
+        )
+        for name in names
+    )
+
+
+def _checkpoint_from_cache(hub: Any, reference: HubReference, unreachable: NoHubError) -> Path:
+    """A checkpoint fetched before; whether it is complete, its reader finds out."""
+    folder = snapshot(hub, reference, unreachable)
+    if not is_checkpoint(folder):
+        raise unreachable_hub(reference, unreachable) from unreachable
+    return folder
 
 
 def _choose(reference: HubReference, names: tuple[str, ...]) -> str:
     """The one file meant. Raises ModelNotFoundError that lists what there is."""
     models = first_parts(name for name in names if _is_safe(name))
     models = tuple(m for m in models if not Path(m).name.lower().startswith("mmproj"))
+    if not models and "config.json" in names and any(n.endswith(".safetensors") for n in names):
+        raise UnsupportedError(
+            f"{reference.repo} is a Hugging Face checkpoint and holds no GGUF file.",
+            cause="It must be converted before it can run.",
+            way_out=convert_command(f"{HUB_PREFIX}{reference.repo}"),
+        )
     if not models:
         raise ModelNotFoundError(
             f"{reference.repo} holds no GGUF file.",
@@ -154,7 +232,7 @@ def _is_safe(name: str) -> bool:
     return "\\" not in name and ":" not in name and not {"", ".", ".."} & set(parts)
 
 
-def _parts(first: str, files: dict[str, _Remote]) -> list[str]:
+def _parts(first: str, files: dict[str, Remote]) -> list[str]:
     split = _PART_COUNT.search(first)
     if split is None:
         return [first]
@@ -166,122 +244,12 @@ def _parts(first: str, files: dict[str, _Remote]) -> list[str]:
     return names
 
 
-def _download(
-    hub: Any,
-    reference: HubReference,
-    name: str,
-    remote: _Remote,
-    on_download: Callable[[str, int | None], None] | None,
-) -> Path:
-    cached = hub.try_to_load_from_cache(reference.repo, name, revision=reference.revision)
-    known = isinstance(cached, str)
-    if not known and on_download is not None:
-        on_download(name, remote.size_bytes)
-    try:
-        path = Path(
-            hub.hf_hub_download(
-                reference.repo, name, revision=reference.revision, endpoint=_endpoint()
-            )
-        )
-    except Exception as error:  # the library raises its HTTP client's errors as they are
-        try:
-            _refuse(hub, reference, error)
-        except _NoHubError as unreachable:
-            raise _unreachable(reference, unreachable) from error
-    _verify(path, name, remote, skip_hash=known)
-    return path
-
-
-def _verify(path: Path, name: str, remote: _Remote, *, skip_hash: bool) -> None:
-    """Checks what was fetched against what the hub promised; wrong files are removed."""
-    size = path.stat().st_size
-    wrong = ""
-    if remote.size_bytes is not None and size != remote.size_bytes:
-        wrong = f"It has {size} bytes instead of {remote.size_bytes}."
-    elif remote.sha256 is not None and not skip_hash and _sha256(path) != remote.sha256:
-        wrong = "Its SHA-256 is another one."
-    if wrong:
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        raise HubError(
-            f"{name} did not arrive as the hub promised.",
-            cause=wrong,
-            way_out="Run the command again: the wrong file was removed.",
-        )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _from_cache(hub: Any, reference: HubReference, unreachable: _NoHubError) -> Path:
+def _from_cache(hub: Any, reference: HubReference, unreachable: NoHubError) -> Path:
     """A file fetched before, when the hub cannot be reached now."""
-    try:
-        folder = Path(
-            hub.snapshot_download(
-                reference.repo, revision=reference.revision, local_files_only=True
-            )
-        )
-    except Exception:  # nothing of it is cached: the first failure is the one to tell
-        raise _unreachable(reference, unreachable) from unreachable
+    folder = snapshot(hub, reference, unreachable)
     names = tuple(
         path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf") if path.exists()
     )
     if not names:
-        raise _unreachable(reference, unreachable) from unreachable
+        raise unreachable_hub(reference, unreachable) from unreachable
     return folder / _choose(reference, names)
-
-
-def _unreachable(reference: HubReference, error: _NoHubError) -> HubError:
-    return HubError(
-        f"The hub cannot be reached for {reference.repo}.",
-        cause=f"{error}.",
-        way_out="Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE, or name a local file.",
-    )
-
-
-def _refuse(hub: Any, reference: HubReference, error: Exception) -> NoReturn:
-    """Turns one of the library's many errors into ours, or into _NoHubError."""
-    errors = hub.errors
-    where = reference.repo + (f"@{reference.revision}" if reference.revision else "")
-    if isinstance(error, errors.GatedRepoError):
-        raise HubError(
-            f"{where} is gated.",
-            cause="Its owner asks to accept terms first.",
-            way_out="Accept them on its page, then: hf auth login",
-        ) from error
-    if isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError):
-        raise HubError(
-            f"The hub has no {where}, or it is private.",
-            way_out="Check the spelling; for a private one: hf auth login",
-        ) from error
-    if isinstance(error, errors.EntryNotFoundError) and not isinstance(
-        error, errors.LocalEntryNotFoundError
-    ):
-        raise HubError(f"The hub lists a file of {where} and does not give it.") from error
-    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
-        raise DiskError(
-            f"There is no room for {where}.",
-            cause=f"{error.strerror}.",
-            way_out="Free some, or set HF_HOME to another disk.",
-        ) from error
-    if isinstance(error, PermissionError):
-        raise DiskError(f"{where} cannot be stored.", cause=f"{error}.") from error
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if status is not None:
-        raise HubError(
-            f"The hub refused {where}.",
-            cause=f"It answered with status {status}.",
-            way_out="Try again later." if status >= 500 or status == 429 else "",
-        ) from error
-    if "Consistency check failed" in str(error):
-        raise HubError(
-            f"A file of {where} arrived incomplete.",
-            cause=f"{str(error).splitlines()[0]}",
-            way_out="Run the command again.",
-        ) from error
-    first = error.__cause__ or error  # the library wraps what its HTTP client said
-    told = (str(first).splitlines() or [""])[0].rstrip(".")
-    raise _NoHubError(f"{type(first).__name__}: {told}") from error

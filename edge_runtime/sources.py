@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,13 @@ HUB_PREFIX = "hf:"
 _SPLIT_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILES = 20_000
+CHECKPOINT_FILES = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json", "modules.json",
+    "1_Pooling/config.json", "model.safetensors.index.json",
+)  # fmt: skip
+"""What a conversion may read of a checkpoint beside its weights: never a pickle, never code."""
 _OLLAMA_MODEL_LAYER = "application/vnd.ollama.image.model"
 
 
@@ -76,6 +84,62 @@ def resolve(
         way_out="See what is on this disk with: edge models"
         + (f"; or fetch it with: hf:{text}" if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else ""),
     )
+
+
+def resolve_checkpoint(
+    reference: str | os.PathLike[str],
+    *,
+    on_download: Callable[[str, int | None], None] | None = None,
+) -> Path:
+    """The local directory of a checkpoint, fetched first when it is on a hub.
+
+    `hf:owner/repo[@revision]` is fetched as `hub.fetch_checkpoint` says. Raises ModelNotFoundError,
+    UsageError for what is a GGUF file already or no reference, HubError.
+    """
+    if isinstance(reference, str) and reference.startswith(HUB_PREFIX):
+        from .hub import fetch_checkpoint, parse
+
+        return fetch_checkpoint(parse(reference), on_download=on_download)
+    text = os.fspath(reference)
+    if not text or "\0" in text:
+        raise UsageError(f"{text!r} is no path.", way_out="Name a checkpoint's directory.")
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        raise UsageError(
+            f"{path} is a GGUF file already.",
+            way_out=f"For another level: edge quantize {shlex.quote(text)} --level Q4_K_M",
+        )
+    if path.exists():
+        raise ModelNotFoundError(
+            f"{path} is no checkpoint.",
+            cause="A checkpoint is a directory.",
+            way_out=f"Name the one that holds it: {shlex.quote(str(path.parent))}",
+        )
+    way_out = "Name a directory with config.json and .safetensors files, or hf:owner/repo."
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        way_out = f"To fetch it from the hub: hf:{text}"
+    raise ModelNotFoundError(f"There is no {path}.", way_out=way_out)
+
+
+def checkpoint_name(path: Path) -> str:
+    """What a checkpoint's directory is called; a folder of the Hugging Face cache by its repo."""
+    real = path.absolute()
+    if real.parent.name == "snapshots" and real.parent.parent.name.startswith("models--"):
+        return real.parent.parent.name.rpartition("--")[2]
+    return real.resolve().name or "model"
+
+
+def convert_command(checkpoint: str | os.PathLike[str], level: str = "Q4_K_M") -> str:
+    """The command that makes a GGUF file of a checkpoint, to be pasted."""
+    text = os.fspath(checkpoint)
+    if text.startswith(HUB_PREFIX):
+        name = text.rpartition("/")[2].partition("@")[0]
+    else:
+        name = checkpoint_name(Path(text))
+    out = shlex.quote(f"{name}-{level}.gguf")
+    return f"edge convert {shlex.quote(text)} --level {level} -o {out}"
 
 
 def cache_directory() -> Path:
@@ -134,7 +198,7 @@ def _only_model_in(folder: Path) -> Path:
         raise UnsupportedError(
             f"{folder} is a Hugging Face checkpoint.",
             cause="It must be converted to a GGUF file before it can run.",
-            way_out="In Python: quantize.convert(Path(folder), Path('model.gguf'))",
+            way_out=convert_command(folder),
         )
     raise ModelNotFoundError(f"{folder} holds no model.", cause="No .gguf file is in it.")
 

@@ -16,18 +16,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .conversion import convert
+    from .options import QuantizeOptions, levels, parse_tensor_type
+    from .planning import QuantizePlan, TensorPlan, plan
     from .requantization import requantize
     from .synthesis import kept_layers, synthesize, synthetic_bytes
 
 _HOMES = {
+    "QuantizeOptions": ".options",
+    "QuantizePlan": ".planning",
+    "TensorPlan": ".planning",
     "convert": ".conversion",
     "kept_layers": ".synthesis",
+    "levels": ".options",
+    "parse_tensor_type": ".options",
+    "plan": ".planning",
     "requantize": ".requantization",
     "synthesize": ".synthesis",
     "synthetic_bytes": ".synthesis",
 }
 
-__all__ = ["convert", "kept_layers", "requantize", "synthesize", "synthetic_bytes"]
+__all__ = [
+    "convert",
+    "kept_layers",
+    "levels",
+    "parse_tensor_type",
+    "plan",
+    "requantize",
+    "synthesize",
+    "synthetic_bytes",
+    "QuantizeOptions",
+    "QuantizePlan",
+    "TensorPlan",
+]
 
 
 def __getattr__(name: str) -> Any:

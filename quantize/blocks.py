@@ -44,6 +44,8 @@ class _Scales:
 # Spreads were measured by dequantizing random blocks of scale 1; a test measures them again.
 _SCALES = MappingProxyType(
     {
+        "Q1_0": _Scales(at=0, spread=1.0),
+        "Q2_0": _Scales(at=0, spread=1.22),
         "Q8_0": _Scales(at=0, spread=73.9),
         "Q4_0": _Scales(at=0, spread=4.61),
         "Q4_1": _Scales(at=0, spread=4.61, min_at=2, center=7.5, sign=-1),

@@ -11,15 +11,20 @@ QUANTIZATION_VERSION = 2
 """The version of ggml's block layouts (GGML_QNT_VERSION)."""
 
 
-def model_metadata(shape: ModelShape, recipe: Level) -> dict[str, Value]:
-    """Returns the general keys and the architecture's own, in the order files have them."""
-    metadata: dict[str, Value] = {
+def general_metadata(shape: ModelShape, recipe: Level) -> dict[str, Value]:
+    """Returns the `general.*` keys."""
+    return {
         "general.architecture": shape.architecture,
         "general.type": "model",
         "general.name": shape.name,
         "general.file_type": recipe.ftype,
         "general.quantization_version": QUANTIZATION_VERSION,
     }
+
+
+def model_metadata(shape: ModelShape, recipe: Level) -> dict[str, Value]:
+    """Returns the general keys and those of the architecture that follow from a shape alone."""
+    metadata = general_metadata(shape, recipe)
     for key, kind, value in metadata_of(shape):
         # A whole number where the format wants a float would be stored as an integer.
         metadata[key] = float(value) if kind is ValueType.FLOAT32 else value  # type: ignore[arg-type]

@@ -1,35 +1,28 @@
-"""A GGUF artifact becomes a smaller one, by llama.cpp's own quantizer in a process of its own.
+"""A GGUF artifact becomes a smaller one, by llama.cpp's own quantizer.
 
-A failed check in C ends that process and not the caller's. Knows how the quantizer fails and what
-its failures mean; which tensor gets which type is the quantizer's decision.
+What a request would lose or lack is refused by the quantizer's own plan, before it writes; what it
+wrote is compared with that plan before it gets its name. Which tensor gets which type is the
+quantizer's decision.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
 
-from edge_runtime.artifact import Artifact, Level, levels
-from edge_runtime.artifact.recipe import types_for
-from edge_runtime.errors import (
-    BackendError,
-    DiskError,
-    EngineMissingError,
-    UnsupportedError,
-    UsageError,
-    WorkerError,
-)
+from edge_runtime.artifact import Artifact, Level
+from edge_runtime.errors import BackendError, FormatError, UnsupportedError, UsageError
 
-from .writers.gguf import Progress
-from .writers.whole_file import whole_file
+from . import verification
+from .options import QuantizeOptions
+from .planning import QuantizePlan, Request, answer, columns, request
+from .quantizer import Quantizer
+from .writers.gguf import Progress, split_paths
+from .writers.whole_file import check_destination, whole_files
 
-_LOSSLESS = {"F32", "F16", "BF16"}
+_PART_BYTES = 64 * 1024
+"""More than the header of a further part takes: its tensors' names and places."""
 
 
 def requantize(
@@ -37,45 +30,55 @@ def requantize(
     out: Path,
     level: str,
     *,
-    allow_requantize: bool = False,
-    threads: int | None = None,
+    options: QuantizeOptions | None = None,
+    keep_split: bool = False,
+    overwrite: bool = False,
+    verify: bool = False,
     progress: Progress | None = None,
 ) -> Artifact:
-    """Quantizes a GGUF file to a level and opens the result.
+    """Quantizes a GGUF file, or all parts of a split one, to a level and opens the result.
 
-    A source that is quantized already loses quality twice and is taken only with
-    `allow_requantize`. `threads` None takes all cores. Raises UsageError, UnsupportedError for a
-    level that needs an importance matrix, DiskError, BackendError when the quantizer refuses, and
-    WorkerError when its process dies.
+    The result is one file, or with `keep_split` as many parts as the source has, each with the same
+    tensors: byte for byte what `llama-quantize` makes of the same request. A source that is
+    quantized already loses quality twice and is taken only with leave in `options`.
+    `verify` reads all values again and lets llama.cpp decode one token. `progress` is told the part
+    of the work done, by bytes; what it raises stops the work at once.
+
+    Nothing is left under the final name unless the file is whole. Raises UsageError for a file that
+    is there unless `overwrite`, UnsupportedError for a level or a tensor that needs an importance
+    matrix and has none, FormatError for weights or an importance matrix that are no numbers,
+    DiskError, BackendError when the quantizer refuses, WorkerError when its process dies, and what
+    `verification.verify` raises.
     """
     source, out = Path(source), Path(out)
-    recipe = levels.level(level)
-    if recipe.needs_imatrix:
-        raise needs_importance(recipe)
-    if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads cannot quantize.", way_out="Give 1 or more.")
-    artifact = Artifact.open(source)
-    if out.exists() and any(out.samefile(path) for path in artifact.paths):
+    asked = request(source, level, options)
+    if asked.level.needs_imatrix and asked.imatrix is None:
+        raise needs_importance(asked.level)
+    if out.exists() and any(out.samefile(path) for path in asked.artifact.paths):
         raise UsageError(f"{out} would overwrite its own source.", way_out="Name another file.")
-    types = {tensor.type.name for tensor in artifact.tensors}
-    if not allow_requantize and not types <= _LOSSLESS:
-        raise UsageError(
-            f"{source} is quantized already ({artifact.level}).",
-            cause="Quantizing it again loses quality twice.",
-            way_out="Start from an F16, BF16 or F32 file, or allow requantizing.",
-        )
-    # Metadata is copied and grows by a few bytes at most.
-    needed = artifact.size_bytes - artifact.weight_bytes + _quantized_bytes(artifact, recipe)
-    with whole_file(out, needed) as temporary:
-        spec = {
-            "source": str(artifact.path.absolute()),
-            "out": str(temporary.absolute()),
-            "ftype": recipe.ftype,
-            "threads": threads or 0,
-            "allow_requantize": allow_requantize,
-        }
-        _run(spec, out, progress)
-    return Artifact.open(out)
+    outs = split_paths(out, len(asked.artifact.paths) if keep_split else 1)
+    for path in outs:
+        check_destination(path, 0, overwrite=overwrite)
+    with Quantizer() as quantizer:
+        plan = answer(asked, quantizer)
+        _check_losses(asked, plan)
+        _check_importance(asked, plan)
+        needed_bytes = plan.total_bytes + (len(outs) - 1) * _PART_BYTES
+        with whole_files(outs, needed_bytes) as temporaries:
+            written = _as_parts(temporaries)
+            job = asked.job(
+                temporaries[0],
+                keep_split=len(outs) > 1,
+                remove=(*written, *temporaries),
+                output=out,
+            )
+            quantizer.run(job, _steps(plan, progress))
+            _check_result(plan, written)
+            if verify:
+                verification.verify(written[0])
+    if progress is not None:
+        progress(1.0)
+    return Artifact.open(outs[0])
 
 
 def needs_importance(recipe: Level) -> UnsupportedError:
@@ -83,100 +86,88 @@ def needs_importance(recipe: Level) -> UnsupportedError:
     return UnsupportedError(
         f"{recipe.name} needs an importance matrix.",
         cause="At so few bits llama.cpp's quantizer must know which weights matter.",
-        way_out="Choose a level without one: Q2_K, IQ3_S or larger.",
+        way_out="Give one (--imatrix FILE), or choose a level without: Q2_K, IQ3_S or larger.",
     )
 
 
-def _quantized_bytes(artifact: Artifact, recipe: Level) -> int:
-    types = types_for(artifact.shape, recipe)
-    return sum(types.get(t.name, t.type).size_bytes(t.dims) for t in artifact.tensors)
+def _check_losses(asked: Request, plan: QuantizePlan) -> None:
+    if asked.options.allow_requantize or not plan.loses_twice:
+        return
+    again = next(tensor for tensor in plan.tensors if tensor.loses_twice)
+    raise UsageError(
+        f"{plan.source} is quantized already ({asked.artifact.level}).",
+        cause=f"Quantizing it again loses quality twice: {again.name} would go from"
+        f" {again.source.name} to {again.type.name}.",
+        way_out="Start from an F16, BF16 or F32 file, or allow it: --allow-requantize",
+    )
 
 
-def _run(spec: dict[str, object], out: Path, progress: Progress | None) -> None:
-    environment = dict(os.environ)
-    roots = [str(Path(__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, roots))
-    with tempfile.TemporaryFile() as complaints:
-        child = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            text=True,
-            encoding="utf-8",
-            env=environment,
-        )
-        try:
-            status, log = _follow(child, spec, progress)
-            child.wait()
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-            for pipe in (child.stdin, child.stdout):
-                if pipe is not None:
-                    pipe.close()
-        if status == 0 and child.returncode == 0:
-            return
-        raise _failure(child.returncode, status, log, _tail(complaints), out)
-
-
-def _follow(
-    child: subprocess.Popen[str], spec: dict[str, object], progress: Progress | None
-) -> tuple[int | None, list[str]]:
-    """Hands the child its spec and listens; its final status (None if it gave none) and its log."""
-    status: int | None = None
-    log: list[str] = []
-    if child.stdin is None or child.stdout is None:  # cannot be: both were asked for
-        return None, log
-    try:
-        child.stdin.write(json.dumps(spec) + "\n")
-        child.stdin.flush()  # and left open: the child ends when it closes
-    except BrokenPipeError:
-        return None, log
-    for line in child.stdout:
-        message = json.loads(line)
-        if "log" in message:
-            log = [*log[-19:], message["log"]]
-        elif "status" in message:
-            status = message["status"]
-        elif progress is not None:
-            progress(message["done"] / max(message["total"], 1))
-    return status, log
-
-
-def _failure(
-    code: int, status: int | None, log: list[str], complaints: str, out: Path
-) -> BackendError | DiskError | WorkerError:
-    last = next((line for line in reversed(log) if not line.startswith("llama_model_loader")), "")
-    if "ModuleNotFoundError" in complaints or "Failed to load shared library" in complaints:
-        return EngineMissingError(
-            "llama.cpp's quantizer cannot be loaded.",
-            cause=complaints.strip().splitlines()[-1],
-            way_out="Install it again: pip install --force-reinstall llama-cpp-python",
-        )
-    if status is not None:
-        if "iostream" in last or "basic_ios" in last:
-            return DiskError(
-                f"{out} cannot be written.",
-                cause=f"The quantizer says: {last}",
-                way_out="Free some space, or choose a directory on another disk.",
+def _check_importance(asked: Request, plan: QuantizePlan) -> None:
+    """Refuses a matrix that is not of this model's shape, and one that lacks a tensor it needs."""
+    entries = {} if asked.imatrix is None else {e.name: e for e in asked.imatrix.entries}
+    for tensor in plan.tensors:
+        entry = entries.get(tensor.name)
+        if entry is None or tensor.type is tensor.source or "token_embd" in tensor.name:
+            continue  # the quantizer, too, overlooks a wrong entry for the embedding
+        if entry.sums.size != columns(tensor):
+            raise FormatError(
+                f"{asked.options.imatrix} is not of this model.",
+                cause=f"Its entry for {tensor.name} has {entry.sums.size} values; the tensor takes"
+                f" {columns(tensor)}.",
+                way_out="Give the importance matrix that was made with this model.",
             )
-        return BackendError("The quantizer refused the file.", cause=f"It says: {last}")
-    words = complaints.strip().splitlines()
-    reason = next((line for line in words if "GGML_ASSERT" in line), words[-1] if words else last)
-    how = f"with exit status {code}"
-    if code < 0:
-        how = f"by signal {signal.Signals(-code).name}"
-    if code == -signal.SIGKILL:
-        reason = reason or "The system kills a process when memory runs out."
-    return WorkerError(
-        f"The quantizing process was ended {how}.",
-        cause=f"Its last words: {reason[:300]}" if reason else "",
-    )
+    if plan.unmeasured:
+        tensors = {tensor.name: tensor for tensor in plan.tensors}
+        first = tensors[plan.unmeasured[0]]
+        others = len(plan.unmeasured) - 1
+        raise UnsupportedError(
+            f"The tensor {first.name} cannot be made {first.type.name} without importance values.",
+            cause=(
+                "There is no importance matrix" if asked.imatrix is None else "The matrix lacks it"
+            )
+            + (f", and the same holds for {others} more." if others else "."),
+            way_out="Give an importance matrix that holds it (--imatrix FILE), or a larger type.",
+        )
 
 
-def _tail(file: IO[bytes]) -> str:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 8192))
-    return file.read().decode("utf-8", "replace")
+def _steps(plan: QuantizePlan, progress: Progress | None) -> Callable[[int], None] | None:
+    """Turns the number of the tensor that is begun into the part of all bytes that is done."""
+    if progress is None:
+        return None
+    told = progress
+    before = tuple(itertools.accumulate((t.source_bytes for t in plan.tensors), initial=0))
+
+    def tell(number: int) -> None:
+        if 1 <= number < len(before):
+            told(before[number - 1] / before[-1])
+
+    return tell
+
+
+def _as_parts(temporaries: Sequence[Path]) -> tuple[Path, ...]:
+    """Where the quantizer writes: for parts, other names of the temporary files.
+
+    It derives the parts' names from the one it is given; what it writes to them must land in the
+    files that are locked and renamed.
+    """
+    names = split_paths(temporaries[0], len(temporaries))
+    if len(names) > 1:
+        for name, temporary in zip(names, temporaries, strict=True):
+            name.hardlink_to(temporary)
+    return names
+
+
+def _check_result(plan: QuantizePlan, written: Sequence[Path]) -> None:
+    """Reads what was written back from the disk. Raises BackendError unless it is as planned."""
+    artifact = Artifact.open(written[0])
+    made = {t.name: (t.dims, t.type) for t in artifact.tensors}
+    wanted = {t.name: (t.dims, t.type) for t in plan.tensors}
+    size = artifact.size_bytes
+    if made != wanted or (len(written) == 1 and size != plan.total_bytes):
+        odd = next((name for name in wanted if made.get(name) != wanted[name]), "its size")
+        raise BackendError(
+            "The quantizer wrote another file than it planned.",
+            cause=f"The first difference is {odd}; {plan.total_bytes} bytes were planned,"
+            f" {size} written.",
+            way_out="Please report it with the name of the model and the level.",
+        )

@@ -92,7 +92,8 @@ ROOMS = (
     Room(BACKENDS, VOCABULARY),
     Room("edge_runtime.model", (*VOCABULARY, BACKENDS, "edge_runtime.sources")),
     Room("edge_runtime.sources", (*VOCABULARY, BACKENDS, "edge_runtime.hub")),
-    Room("edge_runtime.hub", (*VOCABULARY, "edge_runtime.sources"), lazy=("huggingface_hub",)),
+    Room("edge_runtime.hub", (*VOCABULARY, "edge_runtime.sources", "edge_runtime.hub_transfer")),
+    Room("edge_runtime.hub_transfer", VOCABULARY, lazy=("huggingface_hub",)),
     Room("edge_runtime.profiler.energy.*", VOCABULARY, lazy=("psutil", "pynvml", "amdsmi")),
     Room(
         "edge_runtime.profiler.*",
@@ -113,7 +114,9 @@ ROOMS = (
         "edge_runtime",
         (*VOCABULARY, BACKENDS, VERDICT, "edge_runtime.model", "edge_runtime.profiler.*"),
     ),
-    Room("quantize.*", (ERRORS, UNITS, ARTIFACT), ("numpy", "gguf"), lazy=("llama_cpp",)),
+    Room(
+        "quantize.*", (ERRORS, UNITS, ARTIFACT), ("numpy", "gguf"), lazy=("llama_cpp", "tokenizers")
+    ),
 )
 # Packages whose files must not know each other; what they share stands in the package itself.
 SIBLINGS = ("quantize.architectures",)

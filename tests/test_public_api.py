@@ -56,7 +56,19 @@ PUBLIC = [
     "prefill_workload",
 ]
 
-HEAVY = ["numpy", "llama_cpp", "psutil", "gguf", "onnxruntime", "huggingface_hub", "jinja2"]
+HEAVY = [
+    "numpy",
+    "llama_cpp",
+    "psutil",
+    "gguf",
+    "onnxruntime",
+    "huggingface_hub",
+    "jinja2",
+    "tokenizers",
+]
+
+
+VERBS = ("check", "run", "profile", "convert", "quantize", "inspect", "models", "doctor")
 
 
 def fresh_interpreter(code: str) -> list[str]:
@@ -151,7 +163,8 @@ def test_judging_a_saved_record_needs_no_engine() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["check", "--help"], ["run", "--help"]]
+    "arguments",
+    [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)],
 )
 def test_help_is_quick_because_nothing_heavy_is_loaded(arguments: list[str]) -> None:
     loaded = fresh_interpreter(

@@ -109,7 +109,12 @@ class Artifact:
 
     @property
     def decode_bytes(self) -> int:
-        """The weight bytes that decoding one token reads, as the file's types have it."""
+        """The weight bytes that decoding one token reads, as the file's types have it.
+
+        0 for an encoder, which decodes nothing.
+        """
+        if self.shape.encoder:
+            return 0
         return sum(self.shape.bytes_read(t.name, t.size_bytes, t.dims) for t in self.tensors)
 
     @property

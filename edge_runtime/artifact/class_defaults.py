@@ -105,6 +105,12 @@ _DEFAULTS: dict[str, dict[str, object]] = {
         "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-05,
         "rope_theta": 10000.0, "tie_word_embeddings": False, "vocab_size": 50304,
     },
+    "olmo3": {
+        "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-05,
+        "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False,
+        "vocab_size": 50304,
+    },
     "olmoe": {
         "hidden_size": 2048, "intermediate_size": 2048, "num_hidden_layers": 16,
         "num_attention_heads": 16, "max_position_embeddings": 4096, "rms_norm_eps": 1e-05,
@@ -131,8 +137,18 @@ _DEFAULTS: dict[str, dict[str, object]] = {
     "gpt_neox": {
         "hidden_size": 6144, "intermediate_size": 24576, "num_hidden_layers": 44,
         "num_attention_heads": 64, "max_position_embeddings": 2048, "layer_norm_eps": 1e-05,
-        "rope_theta": 10000.0, "rotary_pct": 0.25, "tie_word_embeddings": False,
+        "rotary_emb_base": 10000.0, "rotary_pct": 0.25, "tie_word_embeddings": False,
         "vocab_size": 50432, "use_parallel_residual": True, "attention_bias": True,
+    },
+    "bert": {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+        "num_attention_heads": 12, "max_position_embeddings": 512, "layer_norm_eps": 1e-12,
+        "type_vocab_size": 2, "vocab_size": 30522,
+    },
+    "distilbert": {
+        "dim": 768, "hidden_dim": 3072, "n_layers": 6, "n_heads": 12,
+        "max_position_embeddings": 512, "layer_norm_eps": 1e-12, "type_vocab_size": 0,
+        "vocab_size": 30522,
     },
 }  # fmt: skip
 

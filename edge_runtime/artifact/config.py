@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import FormatError, UnsupportedError
 from .class_defaults import CLASS_DEFAULTS
+from .config_checks import check_runs_as_stated
 from .config_rope import read_rope
 from .config_values import ConfigValues
 from .layout import family
@@ -35,22 +36,28 @@ ARCHITECTURE_OF: Mapping[str, str] = {
     "smollm3": "smollm3",
     "stablelm": "stablelm",
     "olmo2": "olmo2",
+    "olmo3": "olmo2",
     "olmoe": "olmoe",
     "granite": "granite",
     "starcoder2": "starcoder2",
     "gpt2": "gpt2",
     "gpt_neox": "gptneox",
+    "bert": "bert",
+    "distilbert": "bert",
 }
 """GGUF architectures by transformers `model_type`."""
 
 _MODEL_TYPE_OF_CLASS = {
     "LlamaForCausalLM": "llama",
     "LLaMAForCausalLM": "llama",
+    "LlamaModel": "llama",
     "MistralForCausalLM": "mistral",
     "MixtralForCausalLM": "mixtral",
     "Qwen2ForCausalLM": "qwen2",
+    "Qwen2Model": "qwen2",
     "Qwen2MoeForCausalLM": "qwen2_moe",
     "Qwen3ForCausalLM": "qwen3",
+    "Qwen3Model": "qwen3",
     "Qwen3MoeForCausalLM": "qwen3_moe",
     "GemmaForCausalLM": "gemma",
     "Gemma2ForCausalLM": "gemma2",
@@ -59,13 +66,17 @@ _MODEL_TYPE_OF_CLASS = {
     "Phi3ForCausalLM": "phi3",
     "SmolLM3ForCausalLM": "smollm3",
     "StableLmForCausalLM": "stablelm",
-    "StableLMEpochForCausalLM": "stablelm",
     "Olmo2ForCausalLM": "olmo2",
+    "Olmo3ForCausalLM": "olmo3",
     "OlmoeForCausalLM": "olmoe",
     "GraniteForCausalLM": "granite",
     "Starcoder2ForCausalLM": "starcoder2",
     "GPT2LMHeadModel": "gpt2",
     "GPTNeoXForCausalLM": "gpt_neox",
+    "BertModel": "bert",
+    "BertForMaskedLM": "bert",
+    "DistilBertModel": "distilbert",
+    "DistilBertForMaskedLM": "distilbert",
 }
 
 
@@ -75,11 +86,7 @@ def shape_of_config(config: Mapping[str, object], *, name: str) -> ModelShape:
     Raises UnsupportedError for what llama.cpp cannot run, FormatError naming the key of a value
     that cannot be.
     """
-    text = config.get("text_config")
-    if isinstance(text, Mapping) and config.get("model_type") in ("gemma3", None):
-        config = {"model_type": "gemma3_text", **text}
-    model_type = _model_type(config)
-    values = ConfigValues({**CLASS_DEFAULTS[model_type], **config})
+    model_type, values = class_values(config)
     architecture = ARCHITECTURE_OF[model_type]
     size = _Size.read(values, model_type)
     rope = read_rope(
@@ -87,9 +94,10 @@ def shape_of_config(config: Mapping[str, object], *, name: str) -> ModelShape:
     )
     experts = _read_experts(values, model_type, size.intermediate)
     bias = _BIASES.get(architecture, _no_bias)(values)
-    window, windowed = _read_window(values, architecture, size.layers)
-    if architecture == "smollm3":
-        _check_unrotated(values, size.layers)
+    window, windowed = read_window(values, architecture, size.layers)
+    check_runs_as_stated(
+        values, architecture, layers=size.layers, heads=size.heads, kv_heads=size.kv_heads
+    )
     return ModelShape(
         name=name,
         architecture=architecture,
@@ -102,7 +110,8 @@ def shape_of_config(config: Mapping[str, object], *, name: str) -> ModelShape:
         head_dim=size.head_dim,
         vocabulary_tokens=values.count("vocab_size", most=2**24),
         context_tokens=values.count("max_position_embeddings", "n_positions", most=2**31 - 1),
-        tied_embeddings=_read_tied(values, architecture),
+        tied_embeddings=_first_class(config) in _HEADLESS_CLASSES
+        or _read_tied(values, architecture),
         norm_epsilon=values.number(
             "rms_norm_eps",
             "layer_norm_eps",
@@ -134,12 +143,33 @@ def shape_of_config(config: Mapping[str, object], *, name: str) -> ModelShape:
         embedding_scale=_cap(values, "embedding_multiplier", architecture == "granite"),
         residual_scale=_cap(values, "residual_multiplier", architecture == "granite"),
         logit_scale=_cap(values, "logits_scaling", architecture == "granite"),
+        token_types=_read_token_types(values, architecture),
     )
 
 
-def _model_type(config: Mapping[str, object]) -> str:
+_HEADLESS_CLASSES = ("LlamaModel", "Qwen2Model", "Qwen3Model")
+"""Classes of embedding models, whose checkpoints end with the last norm."""
+
+
+def _first_class(config: Mapping[str, object]) -> object:
     classes = config.get("architectures")
-    first = classes[0] if isinstance(classes, list | tuple) and classes else None
+    return classes[0] if isinstance(classes, list | tuple) and classes else None
+
+
+def class_values(config: Mapping[str, object]) -> tuple[str, ConfigValues]:
+    """The transformers `model_type` of a text model, and its config with class defaults filled in.
+
+    Of a model that also sees, the text part counts. Raises as `shape_of_config` does.
+    """
+    text = config.get("text_config")
+    if isinstance(text, Mapping) and config.get("model_type") in ("gemma3", None):
+        config = {"model_type": "gemma3_text", **text}
+    model_type = _model_type(config)
+    return model_type, ConfigValues({**CLASS_DEFAULTS[model_type], **config})
+
+
+def _model_type(config: Mapping[str, object]) -> str:
+    first = _first_class(config)
     if isinstance(first, str) and first in _MODEL_TYPE_OF_CLASS:
         return _MODEL_TYPE_OF_CLASS[first]
     stated = config.get("model_type")
@@ -170,11 +200,13 @@ class _Size:
 
     @classmethod
     def read(cls, values: ConfigValues, model_type: str) -> _Size:
-        hidden = values.count("hidden_size", "n_embd", most=2**18)
-        heads = values.count("num_attention_heads", "n_head", most=2**12)
+        hidden = values.count("hidden_size", "n_embd", "dim", most=2**18)
+        heads = values.count("num_attention_heads", "n_head", "n_heads", most=2**12)
         kv_heads = values.count("num_key_value_heads", default=heads, most=2**12)
-        intermediate = values.count("intermediate_size", "n_inner", default=4 * hidden, most=2**22)
-        if model_type in ("gpt2", "gpt_neox", "phi"):
+        intermediate = values.count(
+            "intermediate_size", "n_inner", "hidden_dim", default=4 * hidden, most=2**22
+        )
+        if model_type in ("gpt2", "gpt_neox", "phi", "bert", "distilbert"):
             kv_heads = heads  # these classes have no grouped queries llama.cpp would load
         if heads % kv_heads:
             raise FormatError(
@@ -189,10 +221,12 @@ class _Size:
                     f" {own}."
                 )
             head_dim = own
+        if heads * head_dim > _MOST_ATTENTION_ROWS:
+            raise FormatError(f"{heads} heads of {head_dim} are more than any model has.")
         if head_dim == own and hidden % heads:
             raise FormatError(f"hidden_size is {hidden}, no multiple of its {heads} heads.")
         return cls(
-            layers=values.count("num_hidden_layers", "n_layer", most=512),
+            layers=values.count("num_hidden_layers", "n_layer", "n_layers", most=512),
             hidden=hidden,
             intermediate=intermediate,
             heads=heads,
@@ -200,6 +234,9 @@ class _Size:
             head_dim=head_dim,
         )
 
+
+_MOST_ATTENTION_ROWS = 2**20
+"""Far above every model's; tables with an entry for each of them stay small."""
 
 _HEAD_DIM_TYPES = frozenset(
     {
@@ -236,7 +273,8 @@ def _read_experts(values: ConfigValues, model_type: str, intermediate: int) -> _
             "decoder_sparse_step and mlp_only_layers make some layers dense.",
             cause="llama.cpp expects experts in every layer of this architecture.",
         )
-    total = values.count("num_experts", "num_local_experts", most=1024)
+    # A class's default of num_experts must not hide what transformers 5 calls num_local_experts.
+    total = values.count("num_local_experts", "num_experts", most=1024)
     used = values.count("num_experts_per_tok", most=1024)
     if used > total:
         raise FormatError(f"num_experts_per_tok is {used}, more than the {total} experts.")
@@ -293,6 +331,7 @@ _BIASES: Mapping[str, Callable[[ConfigValues], _Bias]] = {
     "gptneox": _required_bias("attention_bias"),
     "phi2": lambda _: _ALL_BIASES,
     "gpt2": lambda _: _ALL_BIASES,
+    "bert": lambda _: _ALL_BIASES,
 }
 
 
@@ -305,6 +344,8 @@ def _read_qk_norm(values: ConfigValues, architecture: str) -> bool:
 
 
 def _read_tied(values: ConfigValues, architecture: str) -> bool:
+    if family(architecture).encoder:
+        return True  # there is no output matrix
     tied = values.flag("tie_word_embeddings")
     output = family(architecture).output
     if (output == "never" and not tied) or (output == "required" and tied):
@@ -315,7 +356,7 @@ def _read_tied(values: ConfigValues, architecture: str) -> bool:
     return tied
 
 
-def _read_window(
+def read_window(
     values: ConfigValues, architecture: str, layers: int
 ) -> tuple[int | None, tuple[bool, ...]]:
     """The attention window, and the layers llama.cpp really applies it to."""
@@ -336,16 +377,17 @@ def _read_window(
     return window, tuple((i + 1) % period != 0 for i in range(layers))
 
 
-def _check_unrotated(values: ConfigValues, layers: int) -> None:
-    """Every fourth layer of SmolLM3 has no rotary positions: llama.cpp knows no other choice."""
-    interval = values.count("no_rope_layer_interval", default=4, most=512)
-    usual = [int((i + 1) % 4 != 0) for i in range(layers)]
-    listed = values.get("no_rope_layers") or usual
-    if interval != 4 or listed != usual:
+def _read_token_types(values: ConfigValues, architecture: str) -> int:
+    """An encoder's kinds of input. Positions relative to each other, of some, are refused."""
+    if not family(architecture).encoder:
+        return 0
+    kind = values.get("position_embedding_type")
+    if kind not in (None, "absolute"):
         raise UnsupportedError(
-            "no_rope_layers leaves rotary positions out of other layers than every fourth.",
-            cause="llama.cpp runs SmolLM3 models only that way.",
+            f"position_embedding_type is {str(kind)[:40]!r}.",
+            cause="llama.cpp runs BERT models with a table of absolute positions only.",
         )
+    return values.count("type_vocab_size", least=0, most=2**16)
 
 
 def _cap(values: ConfigValues, key: str, applies: bool) -> float | None:

@@ -7,15 +7,19 @@ factor of Phi-3's long contexts.
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 
 from ..errors import FormatError, UnsupportedError
 from .config_values import ConfigValues, float32
+from .layout import family
 from .shape import RopeScaling
 
 _MOST_TOKENS = 2**31 - 1
 _UNSCALED = (None, "default", "none", "dynamic", "mrope")
 """Types that llama.cpp runs without stretching positions."""
+_LLAMA3 = ("llama", "granite")
+"""Architectures whose loader takes a table of factors per rotary frequency."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +37,7 @@ def read_rope(
     values: ConfigValues, architecture: str, *, hidden: int, heads: int, head_dim: int
 ) -> Rope:
     """Reads them. Raises FormatError for impossible values, UnsupportedError for other scalings."""
-    if architecture == "gpt2":
+    if family(architecture).position_table:
         return Rope(
             theta=None,
             theta_sliding=None,
@@ -51,10 +55,17 @@ def read_rope(
             *(((sliding, "rope_theta"),) if sliding is not None else ()),
             (values, "rope_local_base_freq"),
         )
+    elif architecture == "olmo2" and sliding is not None:
+        local = _number_of((sliding, "rope_theta"), (full, "rope_theta"))
     scaling, original = _read_scaling(full, values, architecture)
     dimensions = _dimensions(
         full, values, architecture, hidden=hidden, heads=heads, head_dim=head_dim
     )
+    if dimensions % 2:
+        raise FormatError(
+            f"{dimensions} dimensions of a head would rotate.",
+            cause="Rotary positions turn them in pairs.",
+        )
     if scaling is not None and scaling.kind == "longrope":
         for factors in (scaling.long_factors, scaling.short_factors):
             if len(factors) != dimensions // 2:
@@ -104,7 +115,7 @@ def _read_scaling(
     kind = full.get("rope_type") or full.get("type")
     source = full if full.get("original_max_position_embeddings") is not None else values
     if architecture == "phi3":
-        original = source.count("original_max_position_embeddings", most=_MOST_TOKENS)
+        original = source.count("original_max_position_embeddings", least=2, most=_MOST_TOKENS)
         if not full.get("long_factor"):
             return None, original
         return _longrope(full, values, original), original
@@ -112,7 +123,7 @@ def _read_scaling(
         return None, None
     if kind == "linear":
         return RopeScaling(kind="linear", factor=full.number("factor", most=1e6)), None
-    if kind == "llama3":
+    if kind == "llama3" and architecture in _LLAMA3:
         return RopeScaling(kind="llama3"), None
     if kind == "yarn":
         original = source.count("original_max_position_embeddings", most=_MOST_TOKENS)
@@ -129,7 +140,7 @@ def _read_scaling(
         )
     raise UnsupportedError(
         f"The rope scaling {str(kind)[:40]!r} is not supported for {architecture}.",
-        way_out="Known: linear, yarn, llama3, and longrope for Phi-3.",
+        way_out="Known: linear, yarn, llama3 for Llama and Granite, longrope for Phi-3.",
     )
 
 
@@ -155,21 +166,37 @@ def _longrope(full: ConfigValues, values: ConfigValues, original: int) -> RopeSc
 
 
 def _llama3_factors(full: ConfigValues, theta: float, head_dim: int) -> tuple[float, ...]:
-    """What Llama 3.1 divides each rotary frequency by to reach beyond its first context."""
+    """What Llama 3.1 divides each rotary frequency by to reach beyond its first context.
+
+    Every step is rounded to float32, as the converter's are: the table is compared bit by bit.
+    """
     factor = full.number("factor", default=8.0, most=1e6)
     low = full.number("low_freq_factor", default=1.0, most=1e6)
     high = full.number("high_freq_factor", default=4.0, most=1e6)
     context = full.count("original_max_position_embeddings", default=8192, most=_MOST_TOKENS)
     if low == high:
         raise FormatError("low_freq_factor and high_freq_factor of rope_scaling are equal.")
+    shortest, longest = _single(context / high), _single(context / low)
+    circle, stretch = _single(2 * math.pi), _single(factor)
     factors = []
     for index in range(0, head_dim, 2):
-        wavelength = 2 * math.pi * theta ** (index / head_dim)
-        if wavelength < context / high:
+        frequency = _single(1 / _single(_single(theta) ** _single(index / head_dim)))
+        wavelength = _single(_single(1 / frequency) * circle)
+        if wavelength < shortest:
             factors.append(1.0)
-        elif wavelength > context / low:
-            factors.append(factor)
+        elif wavelength > longest:
+            factors.append(stretch)
         else:
-            smooth = (context / wavelength - low) / (high - low)
-            factors.append(1 / ((1 - smooth) / factor + smooth))
+            turns = _single(_single(1 / wavelength) * _single(context))
+            smooth = _single(_single(turns - _single(low)) / _single(high - low))
+            slowed = _single(_single(1 - smooth) / stretch)
+            factors.append(_single(1 / _single(slowed + smooth)))
     return tuple(factors)
+
+
+def _single(value: float) -> float:
+    """`value` rounded to float32, infinite when that is too small for it."""
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)

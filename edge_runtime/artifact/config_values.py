@@ -66,7 +66,7 @@ class ConfigValues:
         key, value = self._first(keys, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             self._wrong(key, "a number", value)
-        if not 0 < value <= most or not math.isfinite(value):
+        if not 0 < value <= most or not math.isfinite(value) or not float32(float(value)):
             self._wrong(key, f"a positive number up to {most:g}", value)
         return float32(float(value))
 

@@ -23,8 +23,11 @@ U32, F32, TEXT, BOOL, ARRAY = (
     ValueType.ARRAY,
 )
 _MOST = 2**31 - 1
-_PLAIN_THETA = 10000.0
-# The converter writes no base frequency for these; the loader then takes 10000.
+PLAIN_THETA = 10000.0
+"""The base of the rotary frequencies that llama.cpp takes when a file states none."""
+SEGMENTS_KEY = "tokenizer.ggml.token_type_count"
+"""Of an encoder: rows of its token types' table, at least 1 even when it has none."""
+# The converter writes no base frequency for these.
 _THETA_UNWRITTEN = ("gemma", "gemma2", "phi2", "stablelm", "gptneox")
 _KEY_LENGTH_WRITTEN = ("llama", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3")
 _RESIDUAL_WRITTEN = ("stablelm", "gptneox")
@@ -42,14 +45,18 @@ def metadata_of(shape: ModelShape) -> tuple[KeyValue, ...]:
     """The `{architecture}.*` pairs that make llama.cpp load a model of this shape.
 
     `vocab_size` is always among them, so that a file without a vocabulary loads as well. A
-    truncated shape states its own layers.
+    truncated shape states its own layers. An encoder's token types, which its loader demands, are
+    the one key that begins otherwise.
     """
     pairs = (*_size_pairs(shape), *_rope_pairs(shape), *_attention_pairs(shape))
-    return tuple(
+    found = tuple(
         KeyValue(f"{shape.architecture}.{key}", kind, value)
         for key, kind, value in pairs
         if value is not None
     )
+    if not shape.encoder:
+        return found
+    return (*found, KeyValue(SEGMENTS_KEY, U32, max(shape.token_types, 1)))
 
 
 _Pair = tuple[str, ValueType, int | float | str | bool | tuple[bool, ...] | None]
@@ -72,6 +79,8 @@ def _size_pairs(shape: ModelShape) -> Iterator[_Pair]:
             yield "expert_feed_forward_length", U32, shape.expert_intermediate
         if shape.shared_expert_intermediate:
             yield "expert_shared_feed_forward_length", U32, shape.shared_expert_intermediate
+    if shape.encoder:
+        yield "attention.causal", BOOL, False
     if shape.architecture in _RESIDUAL_WRITTEN:
         yield "use_parallel_residual", BOOL, shape.parallel_residual
 
@@ -79,7 +88,9 @@ def _size_pairs(shape: ModelShape) -> Iterator[_Pair]:
 def _rope_pairs(shape: ModelShape) -> Iterator[_Pair]:
     if shape.rope_dimensions:
         yield "rope.dimension_count", U32, shape.rope_dimensions
-    if shape.architecture not in _THETA_UNWRITTEN or shape.rope_theta != _PLAIN_THETA:
+    if family(shape.architecture).position_table:
+        return
+    if shape.architecture not in _THETA_UNWRITTEN or shape.rope_theta != PLAIN_THETA:
         yield "rope.freq_base", F32, shape.rope_theta
     yield "rope.freq_base_swa", F32, shape.rope_theta_sliding
     yield "rope.scaling.original_context_length", U32, shape.original_context_tokens
@@ -106,7 +117,7 @@ def _attention_pairs(shape: ModelShape) -> Iterator[_Pair]:
         yield "attention.sliding_window", U32, shape.sliding_window or 0
     else:
         yield "attention.sliding_window", U32, shape.sliding_window
-    if shape.sliding_layers != _usual_windows(
+    if shape.sliding_layers != usual_windows(
         shape.architecture, shape.layers, shape.sliding_window
     ):
         yield "attention.sliding_window_pattern", ARRAY, shape.sliding_layers
@@ -122,7 +133,7 @@ def _is_mixtral(shape: ModelShape) -> bool:
     return shape.architecture == "llama" and shape.experts > 0
 
 
-def _usual_windows(architecture: str, layers: int, window: int | None) -> tuple[bool, ...]:
+def usual_windows(architecture: str, layers: int, window: int | None) -> tuple[bool, ...]:
     """The windowed layers the loader assumes when the file does not list them."""
     period = {"gemma2": 2, "gemma3": 6}.get(architecture)
     if window is None or period is None:
@@ -191,11 +202,11 @@ def shape_of_metadata(metadata: Mapping[str, object], tensors: Iterable[NamedDim
         tied_embeddings="output.weight" not in dims,
         norm_epsilon=values.number(f"{prefix}attention.{epsilon}_epsilon", most=1.0),
         rope_theta=None
-        if architecture == "gpt2"
-        else values.number(prefix + "rope.freq_base", default=_PLAIN_THETA, most=1e15),
+        if kind.position_table
+        else values.number(prefix + "rope.freq_base", default=PLAIN_THETA, most=1e15),
         rope_theta_sliding=_optional(values, prefix + "rope.freq_base_swa"),
         rope_dimensions=0
-        if architecture == "gpt2"
+        if kind.position_table
         else values.count(prefix + "rope.dimension_count", default=head_dim, most=2**14),
         rope_scaling=_scaling(values, metadata, dims, prefix),
         original_context_tokens=_optional_count(
@@ -219,6 +230,7 @@ def shape_of_metadata(metadata: Mapping[str, object], tensors: Iterable[NamedDim
         embedding_scale=_optional(values, prefix + "embedding_scale"),
         residual_scale=_optional(values, prefix + "residual_scale"),
         logit_scale=_optional(values, prefix + "logit_scale"),
+        token_types=_rows(dims, "token_types.weight") if kind.encoder else 0,
     )
 
 
@@ -249,6 +261,10 @@ def _vocabulary(values: ConfigValues, dims: _Dims, prefix: str) -> int:
 
 def _row(dims: _Dims, name: str) -> int:
     return dims[name][0] if name in dims else 0
+
+
+def _rows(dims: _Dims, name: str) -> int:
+    return dims[name][1] if len(dims.get(name, ())) == 2 else 0
 
 
 def _expert_width(values: ConfigValues, dims: _Dims, prefix: str, intermediate: int) -> int:

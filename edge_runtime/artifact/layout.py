@@ -26,7 +26,8 @@ class Family:
     matrix. `feed_forward`: "gated" has gate, up and down; "fused_gated" keeps gate and up in one
     matrix; "plain" has up and down. `qk_norm` says over what queries and keys are normalized.
     `output`: whether an output matrix of its own is `optional` (absent when tied), `required` by
-    the loader, or `never` loaded.
+    the loader, or `never` loaded. An `encoder` normalizes what leaves a block instead of what
+    enters it, the embeddings too, and has no output.
     """
 
     norm: Literal["rms", "layer"] = "rms"
@@ -39,6 +40,7 @@ class Family:
     output: Literal["optional", "required", "never"] = "optional"
     output_bias: bool = False
     position_table: bool = False
+    encoder: bool = False
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -67,6 +69,14 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "starcoder2": Family(norm="layer", feed_forward="plain"),
         "gpt2": Family(norm="layer", attention="fused", feed_forward="plain", position_table=True),
         "gptneox": Family(norm="layer", attention="fused", feed_forward="plain", output="required"),
+        "bert": Family(
+            norm="layer",
+            feed_forward="plain",
+            pre_norms=False,
+            output="never",
+            position_table=True,
+            encoder=True,
+        ),
     }
 )
 """Every architecture known here, by its GGUF name."""
@@ -110,7 +120,9 @@ _Row = tuple[str, tuple[int, ...]]
 def _whole_model(shape: ModelShape, kind: Family) -> Iterator[_Row]:
     table = (shape.hidden, shape.vocabulary_tokens)
     yield "token_embd.weight", table
-    yield from _norm("output_norm", (shape.hidden,), kind)
+    yield from _norm("token_embd_norm" if kind.encoder else "output_norm", (shape.hidden,), kind)
+    if shape.token_types:
+        yield "token_types.weight", (shape.hidden, shape.token_types)
     if not shape.tied_embeddings:
         yield "output.weight", table
     if kind.output_bias:
@@ -134,6 +146,9 @@ def _layer(shape: ModelShape, kind: Family) -> Iterator[_Row]:
             shape.architecture == "stablelm" and shape.parallel_residual
         ):
             yield from _norm("ffn_norm", hidden, kind)
+    if kind.encoder:
+        yield from _norm("attn_output_norm", hidden, kind)
+        yield from _norm("layer_output_norm", hidden, kind)
     if kind.post_norms:
         yield "post_attention_norm.weight", hidden
         yield "post_ffw_norm.weight", hidden
@@ -182,7 +197,7 @@ def _experts(shape: ModelShape) -> Iterator[_Row]:
     yield "ffn_up_exps.weight", (hidden, wide, count)
     yield "ffn_down_exps.weight", (wide, hidden, count)
     if shared := shape.shared_expert_intermediate:
-        yield "ffn_gate_inp_shexp.weight", (hidden,)
+        yield "ffn_gate_inp_shexp.weight", (hidden, 1)
         yield "ffn_gate_shexp.weight", (hidden, shared)
         yield "ffn_up_shexp.weight", (hidden, shared)
         yield "ffn_down_shexp.weight", (shared, hidden)

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from ..errors import UnsupportedError
 from .ggml import GGML_TYPES, GGMLType
 from .layout import tensors_of
 from .levels import Level
@@ -24,7 +25,7 @@ _FALLBACK = {
     **dict.fromkeys(
         ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"
     ),
-    **dict.fromkeys(("Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
+    **dict.fromkeys(("Q2_0", "Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
@@ -36,6 +37,7 @@ def types_for(shape: ModelShape, level: Level) -> Mapping[str, GGMLType]:
     """The type of every tensor of a model of this shape at a level, by tensor name.
 
     Norms, biases and other tensors that are never quantized are F32, as converted files have them.
+    Raises UnsupportedError where llama.cpp has no type for a row: at Q1_0, whose blocks are large.
     """
     chooser = _Chooser(shape, level)
     return MappingProxyType({t.name: chooser.type_of(t) for t in tensors_of(shape)})
@@ -46,8 +48,10 @@ def is_quantized(tensor: TensorShape) -> bool:
     return (
         len(tensor.dims) > 1
         and tensor.name.endswith(".weight")
-        and not tensor.name.endswith(("_norm.weight", "ffn_gate_inp.weight"))
-        and tensor.name != "position_embd.weight"
+        and not tensor.name.endswith(
+            ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")
+        )
+        and tensor.name not in ("position_embd.weight", "token_types.weight")
     )
 
 
@@ -224,6 +228,13 @@ class _Chooser:
 def _fitting(kind: GGMLType, row: int) -> GGMLType:
     if row % kind.block_elements == 0:
         return kind
+    if kind.block_elements > 32 and kind.name not in _FALLBACK:
+        raise UnsupportedError(
+            f"Rows of {row} cannot be {kind.name}.",
+            cause=f"Its blocks hold {kind.block_elements} elements, and llama.cpp has no other type"
+            " for the rows they do not divide.",
+            way_out="Choose another level, such as Q2_K or Q4_0.",
+        )
     instead = GGML_TYPES[_FALLBACK.get(kind.name, kind.name)]
     return GGML_TYPES["F16"] if row % instead.block_elements else instead
 
@@ -231,7 +242,7 @@ def _fitting(kind: GGMLType, row: int) -> GGMLType:
 _EMBEDDINGS = {
     **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ1_S", "IQ1_M"), "Q2_K"),
     **dict.fromkeys(("IQ2_S", "IQ2_M", "IQ3_XXS"), "IQ3_S"),
-    **dict.fromkeys(("TQ1_0", "TQ2_0"), "Q4_K"),
+    **dict.fromkeys(("Q2_0", "TQ1_0", "TQ2_0"), "Q4_K"),
 }
 _EXPERT_OUTPUT_5 = frozenset(
     {

@@ -69,7 +69,7 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """The dimensions of a decoder-only transformer, as llama.cpp would hold and run it.
+    """The dimensions of a transformer, a decoder or an encoder, as llama.cpp would hold and run it.
 
     `architecture` is the GGUF name (`llama`, `qwen2`, ...). `intermediate` is the width of the
     dense feed-forward block; experts have their own. `sliding_layers` says per layer whether its
@@ -112,6 +112,8 @@ class ModelShape:
     embedding_scale: float | None = None
     residual_scale: float | None = None
     logit_scale: float | None = None
+    token_types: int = 0
+    """Rows of an encoder's table that tells the parts of an input from each other."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, object], *, name: str) -> ModelShape:
@@ -135,6 +137,20 @@ class ModelShape:
         from .keys import shape_of_metadata
 
         return shape_of_metadata(metadata, tensors)
+
+    @property
+    def encoder(self) -> bool:
+        """Whether tokens see each other both ways: it makes embeddings and generates nothing."""
+        from .layout import family
+
+        return family(self.architecture).encoder
+
+    @property
+    def position_rows(self) -> int | None:
+        """How many positions there are when a table holds them, None when they are computed."""
+        from .layout import family
+
+        return self.context_tokens if family(self.architecture).position_table else None
 
     @property
     def tensors(self) -> tuple[TensorShape, ...]:
@@ -165,7 +181,12 @@ class ModelShape:
         return sum(types[t.name].size_bytes(t.dims) for t in self.tensors)
 
     def decode_bytes(self, level_name: str) -> int:
-        """The weight bytes that decoding one token reads at a level; see `bytes_read`."""
+        """The weight bytes that decoding one token reads at a level; see `bytes_read`.
+
+        0 for an encoder, which decodes nothing.
+        """
+        if self.encoder:
+            return 0
         types = self._types(level_name)
         return sum(
             self.bytes_read(t.name, types[t.name].size_bytes(t.dims), t.dims) for t in self.tensors
@@ -186,7 +207,10 @@ class ModelShape:
         return size_bytes
 
     def kv_bytes_per_token(self, kv_type_k: str = "f16", kv_type_v: str = "f16") -> int:
-        """The KV-cache bytes that one more token takes over all layers, windows not yet full."""
+        """The KV-cache bytes that one more token takes over all layers, windows not yet full.
+
+        0 for an encoder, which keeps none.
+        """
         return self.layers * self._kv_cell_bytes(kv_type_k, kv_type_v)
 
     def kv_bytes(
@@ -201,8 +225,8 @@ class ModelShape:
         """The KV cache llama.cpp allocates for a context of one sequence, bytes.
 
         Cells are padded to a multiple of 256. A windowed layer holds its window and one micro-batch
-        of cells, unless `swa_full`. Raises UsageError when the context is not positive, or when the
-        blocks of a type do not divide the heads.
+        of cells, unless `swa_full`. An encoder has no cache. Raises UsageError when the context is
+        not positive, or when the blocks of a type do not divide the heads.
         """
         if context_tokens < 1:
             raise UsageError(f"A context of {context_tokens} tokens holds nothing.")
@@ -227,6 +251,8 @@ class ModelShape:
 
     def _kv_cell_bytes(self, kv_type_k: str, kv_type_v: str) -> int:
         total = 0
+        if self.encoder:
+            return total
         for kind in (tensor_type(kv_type_k), tensor_type(kv_type_v)):
             if self.head_dim % kind.block_elements:
                 raise UsageError(

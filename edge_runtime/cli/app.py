@@ -15,10 +15,14 @@ import typer
 
 from .. import __version__
 from ..errors import EdgeError
+from ..report.plain import plain
 from .check import check
+from .convert import convert
 from .doctor import doctor
+from .inspect import inspect
 from .models import models
 from .profile import profile
+from .quantize import quantize
 from .run import run
 
 app = typer.Typer(
@@ -32,6 +36,9 @@ app = typer.Typer(
 app.command(help="Say which models this device can run, how fast, and how sure that is.")(check)
 app.command(help="Run a model: complete a prompt, or chat.")(run)
 app.command(help="Measure a model: tokens/s, latency, memory, every sample kept.")(profile)
+app.command(help="Make a GGUF file of a Hugging Face checkpoint, at any level.")(convert)
+app.command(help="Make smaller GGUF files of one, at one level or several.")(quantize)
+app.command(help="Show what a model file or a checkpoint is.")(inspect)
 app.command(help="List the models that are already on this disk.")(models)
 app.command(help="Show what was detected, what is unavailable, why, and the remedy.")(doctor)
 
@@ -86,5 +93,6 @@ def main() -> None:
 
 
 def _complain(fact: str, cause: str = "", way_out: str = "") -> None:
-    lines = [f"edge: {fact}", *(part for part in (cause, way_out) if part)]
-    typer.echo("\n      ".join(lines), err=True)
+    # Messages quote names from files that anyone may have written.
+    lines = [line for part in (f"edge: {fact}", cause, way_out) for line in part.splitlines()]
+    typer.echo("\n      ".join(map(plain, lines)), err=True)

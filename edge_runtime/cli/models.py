@@ -92,6 +92,6 @@ def _plain(text: str) -> str:
     """A stranger's text without control characters and without the markup of the printer."""
     from rich.markup import escape
 
-    return escape(
-        "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    )
+    from ..report.plain import plain
+
+    return escape(plain(text))

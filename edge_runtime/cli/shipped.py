@@ -43,7 +43,7 @@ def shipped_model(*, level: str = "F16") -> Path:
                 cause=f"{error.strerror}.",
                 way_out="Set EDGE_CACHE_DIR to a folder that can be written, or name a model.",
             ) from error
-        quantize.convert(folder, path, level=level)
+        quantize.convert(folder, path, level=level, overwrite=True)
     return path
 
 

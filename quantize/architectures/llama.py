@@ -1,55 +1,44 @@
-"""The Llama family: grouped-query attention, rotary positions, gated feed-forward."""
+"""Llama 1 to 3, TinyLlama, SmolLM2, Code Llama: the family most others descend from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-import numpy as np
-
 from edge_runtime.artifact import ModelShape
+from edge_runtime.artifact.config_values import ConfigValues
 
-from . import Floats, RowTransform, architecture
-
-_LAYER = {
-    "input_layernorm.weight": "attn_norm.weight",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
-    **{
-        f"self_attn.{source}_proj.{part}": f"attn_{target}.{part}"
-        for source, target in (("q", "q"), ("k", "k"), ("v", "v"), ("o", "output"))
-        for part in ("weight", "bias")
-    },
-    **{
-        f"mlp.{which}_proj.{part}": f"ffn_{which}.{part}"
-        for which in ("gate", "up", "down")
-        for part in ("weight", "bias")
-    },
-}
+from .. import naming, parameters, rows
+from ..checkpoint import Checkpoint
+from ..naming import Target
+from ..parameters import Pair
+from ..rows import Change
+from ..tokenizers import Vocabulary
+from . import architecture
 
 
-@architecture("LlamaForCausalLM")
+@architecture("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel")
 class Llama:
-    """Llama 2 and 3, SmolLM2, TinyLlama and all that share their class."""
+    """Grouped-query attention, rotary positions, gated feed-forward; biases as configured."""
 
-    names: ClassVar[Mapping[str, str]] = {
-        "model.embed_tokens.weight": "token_embd.weight",
-        "model.norm.weight": "output_norm.weight",
-        "lm_head.weight": "output.weight",
-        **{
-            f"model.layers.{{layer}}.{source}": f"blk.{{layer}}.{target}"
-            for source, target in _LAYER.items()
-        },
-    }
-    dropped: ClassVar[tuple[str, ...]] = (".rotary_emb.inv_freq",)
+    gguf: ClassVar[str] = "llama"
+    names: ClassVar[Mapping[str, Target]] = naming.headless(
+        {
+            **naming.ENDS,
+            **naming.layers({**naming.PRE_NORMS, **naming.ATTENTION, **naming.GATED}),
+        }
+    )
+    dropped: ClassVar[tuple[str, ...]] = naming.ROTARY_TABLES
+    prefixes: ClassVar[tuple[str, ...]] = ()
+    vocabulary: ClassVar[Vocabulary] = Vocabulary.SENTENCEPIECE_FIRST
 
-    def transform(self, name: str, shape: ModelShape) -> RowTransform | None:
+    def metadata(self, checkpoint: Checkpoint, config: ConfigValues) -> Iterator[Pair]:
+        """Yields the common keys, the width of the heads in any case, and Llama's own."""
+        width = parameters.head_dim_of(config)
+        yield from parameters.common(self.gguf, config)
+        yield from parameters.head_width(self.gguf, width)
+        yield from parameters.llama_like(self.gguf, checkpoint, config, head_dim=width)
+
+    def change(self, target: str, shape: ModelShape) -> Change | None:
         """Pairs of a head's rows lie half a head apart in the source, side by side in a GGUF."""
-        if name.rsplit(".", 2)[-2] not in ("attn_q", "attn_k"):
-            return None
-        order = np.arange(shape.head_dim).reshape(2, -1).T.ravel()
-
-        def interleave(rows: Floats) -> Floats:
-            heads = rows.reshape(-1, shape.head_dim, rows.shape[1])
-            return heads[:, order].reshape(rows.shape)
-
-        return RowTransform(group_rows=shape.head_dim, apply=interleave)
+        return rows.interleaved(target, shape)

@@ -13,10 +13,17 @@ gguf = pytest.importorskip("gguf")
 
 MADE = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K",
         "Q5_K", "Q6_K", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S", "IQ1_M",
-        "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4"]  # fmt: skip
+        "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0", "MXFP4", "Q1_0", "Q2_0"]  # fmt: skip
 
 
 def values(name: str, blocks: np.ndarray) -> np.ndarray:
+    if name in ("Q1_0", "Q2_0"):  # newer than the reference library
+        bits = int(name[1])
+        scale = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        codes = (blocks[:, 2:, None] >> shifts) % 2**bits
+        steps = np.array([[-1, 1], [-1, 0, 1, 2]][bits - 1], np.float32)
+        return scale * steps[codes].reshape(len(blocks), -1)
     return gguf.quants.dequantize(blocks.copy(), gguf.GGMLQuantizationType[name])
 
 

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge_runtime.errors import EdgeError, FormatError, ModelNotFoundError, UnsupportedError
-from quantize import architectures, convert
+from edge_runtime.artifact import Artifact
+from edge_runtime.errors import (
+    EdgeError,
+    FormatError,
+    ModelNotFoundError,
+    UnsupportedError,
+    UsageError,
+)
+from quantize import convert
 from quantize.writers import whole_file
 
 st = pytest.importorskip("safetensors.numpy")
@@ -27,9 +37,10 @@ TOKENIZER = {
     "added_tokens": [{"id": 8, "content": "<s>", "special": True},
                      {"id": 9, "content": "</s>", "special": True}],
     "normalizer": None,
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+                      "use_regex": True},
     "post_processor": None,
-    "model": {"type": "BPE", "merges": ["a b", ["ab", "c"]],
+    "model": {"type": "BPE", "ignore_merges": False, "merges": ["a b", ["ab", "c"]],
               "vocab": {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4, "d": 5, "e": 6, "f": 7}},
 }  # fmt: skip
 
@@ -61,16 +72,26 @@ class Source:
         self.out = path / "out" / "m.gguf"
         self.out.parent.mkdir()
 
-    def convert(self, level: str = "F16"):
+    def convert(self, level: str = "F16", **wishes: object):
         (self.path / "config.json").write_text(json.dumps(self.config))
+        (self.path / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend"}')
         (self.path / "tokenizer.json").write_text(json.dumps(self.tokenizer))
         st.save_file(self.weights, self.path / "model.safetensors")
-        return convert(self.path, self.out, level=level)
+        return convert(self.path, self.out, level=level, **wishes)
 
-    def refused(self, kind: type[EdgeError], words: str, level: str = "F16") -> None:
+    def refused(
+        self, kind: type[EdgeError], words: str, level: str = "F16", **wishes: object
+    ) -> None:
         with pytest.raises(kind, match=words):
-            self.convert(level)
+            self.convert(level, **wishes)
         assert not list(self.out.parent.iterdir())
+
+
+def values(artifact: Artifact, name: str) -> np.ndarray:
+    """The values of an F32 tensor of a file, as numpy would have them."""
+    (info,) = (t for t in artifact.tensors if t.name == name)
+    data = artifact.paths[info.part].read_bytes()[info.offset_bytes :][: info.size_bytes]
+    return np.frombuffer(data, "<f4").reshape(info.dims[::-1])
 
 
 @pytest.fixture
@@ -81,17 +102,23 @@ def source(tmp_path: Path) -> Source:
 def test_the_sound_one_converts(source: Source) -> None:
     artifact = source.convert()
     data = artifact.metadata
-    assert tuple(data["tokenizer.ggml.tokens"])[-4:] == ("<s>", "</s>", "[PAD0]", "[PAD1]")
+    assert tuple(data["tokenizer.ggml.tokens"])[-4:-2] == ("<s>", "</s>")
     assert tuple(data["tokenizer.ggml.token_type"]) == (1,) * 8 + (3, 3, 5, 5)
     assert tuple(data["tokenizer.ggml.merges"]) == ("a b", "ab c")
-    assert data["tokenizer.ggml.pre"] == "gpt-2"
-    assert data["tokenizer.ggml.add_bos_token"] is False
+    assert data["general.file_type"] == 1
     assert (artifact.level, artifact.vocabulary_tokens) == ("F16", VOCABULARY)
 
 
-def test_a_shipped_head_of_a_tied_model_is_left_out(source: Source) -> None:
+def test_a_shipped_head_of_a_tied_model_is_written(source: Source) -> None:
     source.weights["lm_head.weight"] = source.weights["model.embed_tokens.weight"] + 1
-    assert "output.weight" not in {t.name for t in source.convert().tensors}
+    artifact = source.convert("F32")
+    assert not artifact.shape.tied_embeddings
+    assert (values(artifact, "output.weight") == source.weights["lm_head.weight"]).all()
+
+
+def test_a_head_that_does_not_fit_is_refused_though_the_model_is_tied(source: Source) -> None:
+    source.weights["lm_head.weight"] = np.ones((VOCABULARY, HIDDEN + 1), np.float32)
+    source.refused(FormatError, r"lm_head\.weight has the shape")
 
 
 def test_tensors_without_meaning_are_dropped_by_name(source: Source) -> None:
@@ -141,10 +168,15 @@ def test_weights_that_are_no_numbers_leave_no_file(source: Source) -> None:
 
 
 def test_other_families_are_refused_by_name(source: Source) -> None:
-    source.config["architectures"] = ["Qwen2ForCausalLM"]
-    source.refused(UnsupportedError, r"Qwen2ForCausalLM cannot be converted yet.*LlamaForCausalLM")
+    source.config["architectures"] = ["LlamaForCausalLMs"]
+    source.refused(UnsupportedError, "LlamaForCausalLMs.*Nearest: LlamaForCausalLM")
     source.config["architectures"] = 5
-    source.refused(UnsupportedError, "config.json leaves out")
+    source.refused(UnsupportedError, r"config\.json leaves out")
+
+
+def test_a_config_of_another_family_is_found_out_by_the_tensors(source: Source) -> None:
+    source.config.update(architectures=["Qwen2ForCausalLM"], model_type="qwen2")
+    source.refused(FormatError, r"lacks the tensor that becomes blk\.0\.attn_[qkv]\.bias")
 
 
 def test_levels_that_need_an_importance_matrix_are_refused_first(source: Source) -> None:
@@ -155,7 +187,7 @@ def test_a_missing_tokenizer_is_said(source: Source) -> None:
     source.convert()
     (source.path / "tokenizer.json").unlink()
     with pytest.raises(ModelNotFoundError, match=r"tokenizer\.json"):
-        convert(source.path, source.out)
+        convert(source.path, source.out, overwrite=True)
 
 
 def test_no_room_is_said_before_the_intermediate_file(
@@ -165,91 +197,120 @@ def test_no_room_is_said_before_the_intermediate_file(
     source.refused(EdgeError, "no room", "Q4_K_M")
 
 
-def spoil(tokenizer: dict, path: str, value: object) -> None:
-    *parents, last = path.split(".")
-    for parent in parents:
-        tokenizer = tokenizer[parent]
-    tokenizer[last] = value
+def test_the_same_files_come_out_whatever_the_threads(source: Source) -> None:
+    wanted = source.convert("Q8_0").path.read_bytes()
+    for threads in (1, 3):
+        found = source.convert("Q8_0", threads=threads, overwrite=True)
+        assert found.path.read_bytes() == wanted
+
+
+def test_a_file_that_is_there_is_refused_before_any_work(source: Source) -> None:
+    source.out.write_text("mine")
+    for level in ("F16", "Q4_K_M"):
+        with pytest.raises(UsageError, match=r"is there already.*--force"):
+            source.convert(level)
+    assert source.out.read_text() == "mine"
+
+
+def test_progress_grows_to_one_over_the_whole_job(source: Source) -> None:
+    told: list[float] = []
+    source.convert(progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+def test_what_progress_raises_stops_the_work_and_leaves_nothing(source: Source) -> None:
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        source.convert(progress=stop)
+    assert not list(source.out.parent.iterdir())
+
+
+def test_values_too_large_for_half_precision_say_the_way_out(source: Source) -> None:
+    source.weights["model.layers.0.mlp.down_proj.weight"][1, 2] = 7e4
+    source.refused(FormatError, r"down_proj\.weight holds 7e\+04, too large for F16.*--level BF16")
+    assert source.convert("BF16").level == "BF16"
+
+
+def test_a_split_file_opens_as_one(source: Source) -> None:
+    artifact = source.convert("F32", split_bytes=10_000)
+    assert len(artifact.paths) > 2
+    assert artifact.path.name == f"m-00001-of-{len(artifact.paths):05d}.gguf"
+    assert not source.out.exists()
+    gate = values(artifact, "blk.0.ffn_gate.weight")
+    assert (gate == source.weights["model.layers.0.mlp.gate_proj.weight"]).all()
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "words"),
-    [
-        ("model.type", "Unigram", "tokenizer is Unigram"),
-        ("model.byte_fallback", True, "SentencePiece"),
-        ("model.end_of_word_suffix", "</w>", "end_of_word_suffix"),
-        ("model.ignore_merges", True, "ignore_merges to true"),
-        ("normalizer", {"type": "Lowercase"}, "Lowercase"),
-        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "NFKC"}]}, "NFKC"),
-        ("pre_tokenizer", None, "pre_tokenizer is null"),
-        ("pre_tokenizer.add_prefix_space", True, r"add_prefix_space is true, not false"),
-        ("pre_tokenizer", {"type": "Whitespace"}, "nearest is"),
-        ("added_tokens", [{"id": 9, "content": "</s>", "rstrip": True}], "sets rstrip"),
-        ("post_processor", {"type": "BertProcessing"}, "BertProcessing"),
-        (
-            "post_processor",
-            {"type": "TemplateProcessing",
-             "single": [{"SpecialToken": {"id": "</s>"}}, {"Sequence": {"id": "A"}}]},
-            "only the bos token",
-        ),
-    ],
-)  # fmt: skip
-def test_tokenizers_llama_cpp_would_read_differently(
-    source: Source, path: str, value: object, words: str
+    ("wishes", "words"),
+    [({"threads": 0}, "0 threads"), ({"split_bytes": 0}, "hold no tensor")],
+)
+def test_requests_that_make_no_sense_are_refused(source: Source, wishes: dict, words: str) -> None:
+    source.refused(UsageError, words, **wishes)
+
+
+def test_an_output_in_no_directory_is_said_before_the_checkpoint_is_read(tmp_path: Path) -> None:
+    with pytest.raises(EdgeError, match="mkdir -p"):
+        convert(tmp_path / "no checkpoint", tmp_path / "no" / "m.gguf")
+    with pytest.raises(ModelNotFoundError, match="Nothing is there"):
+        convert(tmp_path / "no checkpoint", tmp_path / "m.gguf")
+    with pytest.raises(EdgeError, match="is a directory"):
+        convert(tmp_path / "no checkpoint", tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelNotFoundError, match="It is no directory"):
+        convert(tmp_path / "file", tmp_path / "m.gguf")
+    with pytest.raises(EdgeError, match="cannot be written"):
+        convert(tmp_path, tmp_path / "file" / "m.gguf")
+
+
+# What a killed conversion leaves: it stops after so many slabs, in a process of its own.
+CHILD = """
+import sys, time
+from pathlib import Path
+from quantize import assembly, convert
+from quantize.writers import whole_file
+
+count = int(sys.argv[4])
+assembly.SLAB_ELEMENTS = 512
+encoded = assembly.Assembly.encoded
+calls = []
+
+def stop(*_):
+    print("there", flush=True)
+    time.sleep(60)
+
+def slow(self, *given):
+    calls.append(1)
+    if len(calls) == count:
+        stop()
+    return encoded(self, *given)
+
+assembly.Assembly.encoded = slow
+if count == 0:
+    whole_file._sync = stop
+convert(Path(sys.argv[1]), Path(sys.argv[2]), level=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize(("level", "slabs"), [("F16", 1), ("Q8_0", 17), ("F32", 0)])
+def test_a_conversion_killed_anywhere_leaves_no_file_and_the_next_cleans_up(
+    source: Source, level: str, slabs: int
 ) -> None:
-    spoil(source.tokenizer, path, value)
-    source.refused(UnsupportedError, words)
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "words"),
-    [
-        ("model", None, "no model"), ("model.vocab", [], "no vocabulary"),
-        ("model.vocab.a", "x", "no id"), ("model.vocab.a", 1, "no id of its own"),
-        ("model.vocab.a", 12, "from 1 to 12"), ("model.vocab.a", -1, "from -1"),
-        ("model.merges", None, "no list of merges"), ("model.merges", ["ab"], "no pair"),
-        ("model.merges", [["a", "f"]], "no known token"), ("model.merges", [3], "no pair"),
-        ("added_tokens", 3, "no list"), ("added_tokens", [{"id": 8}], "without id or text"),
-        ("added_tokens", [{"id": 8, "content": "a"}], "one text under two ids"),
-        ("post_processor", {"type": "TemplateProcessing", "single": 3}, "template is none"),
-    ],
-)  # fmt: skip
-def test_tokenizers_that_contradict_themselves(
-    source: Source, path: str, value: object, words: str
-) -> None:
-    spoil(source.tokenizer, path, value)
-    source.refused(FormatError, words)
-
-
-def test_a_difference_in_a_pattern_is_located(source: Source) -> None:
-    known = json.loads((Path(architectures.__file__).parents[1] / "pretokenizers.json").read_text())
-    pre = next(row["pre_tokenizer"] for row in known["known"] if row["name"] == "qwen2")
-    pattern = pre["pretokenizers"][0]["pattern"]["Regex"]
-    pre["pretokenizers"][0]["pattern"]["Regex"] = pattern.replace(r"\p{N}|", r"\p{N}{1,2}|")
-    source.tokenizer["pre_tokenizer"] = pre
-    source.refused(UnsupportedError, r"pretokenizers\[0\]\.pattern\.Regex is '.*from character")
-
-
-def test_special_tokens_come_from_the_tokenizers_own_words_first(source: Source) -> None:
-    (source.path / "tokenizer_config.json").write_text(
-        json.dumps({"eos_token": {"content": "<s>"}, "add_bos_token": True, "chat_template": [
-            {"name": "default", "template": "one"}, {"name": "tool_use", "template": "two"}]})
-    )  # fmt: skip
-    data = source.convert().metadata
-    assert (data["tokenizer.ggml.eos_token_id"], data["tokenizer.ggml.bos_token_id"]) == (8, 8)
-    assert data["tokenizer.ggml.add_bos_token"] is True
-    assert data["tokenizer.chat_template"] == "one"
-    assert data["tokenizer.chat_template.tool_use"] == "two"
-
-
-def test_no_end_token_is_refused(source: Source) -> None:
-    del source.config["eos_token_id"]
-    source.refused(FormatError, "no end-of-text token")
-
-
-def test_a_family_that_lacks_a_part_or_comes_twice_fails_at_once() -> None:
-    with pytest.raises(TypeError, match="lacks dropped, names, transform"):
-        architectures.architecture("NewForCausalLM")(type("New", (), {}))
-    parts = {"names": {}, "dropped": (), "transform": lambda *_: None}
-    with pytest.raises(TypeError, match="two families"):
-        architectures.architecture("LlamaForCausalLM")(type("New", (), parts))
+    whole = source.convert(level).path.read_bytes()
+    source.out.unlink()
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(source.path), str(source.out), level, str(slabs)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(convert.__code__.co_filename).parents[1])},
+    )
+    assert child.stdout.readline() == "there\n"
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    assert not source.out.exists()
+    assert list(source.out.parent.iterdir())
+    assert source.convert(level).path.read_bytes() == whole
+    assert [path.name for path in source.out.parent.iterdir()] == ["m.gguf"]

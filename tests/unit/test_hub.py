@@ -17,7 +17,14 @@ from pathlib import Path
 import pytest
 
 from edge_runtime import hub, sources
-from edge_runtime.errors import EdgeError, HubError, ModelNotFoundError, UsageError
+from edge_runtime.errors import (
+    EdgeError,
+    FormatError,
+    HubError,
+    ModelNotFoundError,
+    UnsupportedError,
+    UsageError,
+)
 
 constants = pytest.importorskip("huggingface_hub.constants")
 COMMIT = "a" * 40
@@ -317,3 +324,139 @@ def test_the_librarys_environment_variables_count(
     path, name = done.stdout.splitlines()
     assert Path(path).is_relative_to(tmp_path / "home")
     assert name == f"{REPO}:tiny.gguf"
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+def index(*names: object) -> bytes:
+    return json.dumps({"weight_map": {f"w{i}": name for i, name in enumerate(names)}}).encode()
+
+
+@pytest.fixture
+def checkpoint(server: FakeHub) -> dict[str, bytes]:
+    """The files of a sharded checkpoint that must arrive, on a hub among others that must not."""
+    wanted = {
+        "config.json": b"{}",
+        "generation_config.json": b"{}",
+        "tokenizer.json": b"{}",
+        "tokenizer_config.json": b"{}",
+        "chat_template.jinja": b"{{ messages }}",
+        "additional_chat_templates/tools.jinja": b"{{ tools }}",
+        "1_Pooling/config.json": b"{}",
+        "modules.json": b"[]",
+        "model.safetensors.index.json": index(*SHARDS, SHARDS[0]),
+        SHARDS[0]: b"one",
+        SHARDS[1]: b"the other",
+    }
+    others = {
+        "pytorch_model.bin": b"pickle",
+        "modeling_mine.py": b"print()",
+        "consolidated.safetensors": b"the same weights once more",
+        "onnx/model.onnx": b"x",
+        "README.md": b"x",
+        "training_args.bin": b"pickle",
+    }
+    server.files = {**others, **wanted}
+    return wanted
+
+
+def test_a_checkpoint_comes_whole_and_without_code_or_pickles(
+    server: FakeHub, checkpoint: dict[str, bytes]
+) -> None:
+    told: list[tuple[str, int | None]] = []
+    folder = sources.resolve_checkpoint(f"hf:{REPO}", on_download=lambda *what: told.append(what))
+    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    assert {name: path.read_bytes() for name, path in found.items()} == checkpoint
+    small = sum(len(data) for name, data in checkpoint.items())
+    assert told[0] == (f"{len(checkpoint)} files of {REPO}", small)
+    assert (SHARDS[1], len(b"the other")) in told
+    assert sources.checkpoint_name(folder) == "tiny-GGUF"
+    before = len(server.downloads())
+    assert sources.resolve_checkpoint(f"hf:{REPO}", on_download=lambda *_: 1 / 0) == folder
+    assert len(server.downloads()) == before
+
+
+def test_a_checkpoint_of_one_file_needs_no_index(server: FakeHub) -> None:
+    server.files = {"config.json": b"{}", "model.safetensors": b"x", "other.safetensors": b"y"}
+    folder = sources.resolve_checkpoint(f"hf:{REPO}")
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_checkpoint_fetched_before_serves_without_a_connection(
+    server: FakeHub, checkpoint: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = sources.resolve_checkpoint(f"hf:{REPO}")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert sources.resolve_checkpoint(f"hf:{REPO}") == folder
+    with pytest.raises(HubError, match="cannot be reached"):
+        sources.resolve_checkpoint("hf:someone/else")
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_a_checkpoints_weights_are_checked_against_the_promise(
+    server: FakeHub, tmp_path: Path
+) -> None:
+    server.promised_sha256 = "0" * 64
+    with pytest.raises(HubError, match="did not arrive as the hub promised"):
+        sources.resolve_checkpoint(f"hf:{REPO}")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("hostile", "error"),
+    [
+        (index("../../evil.safetensors"), HubError),
+        (index("/etc/passwd.safetensors"), HubError),
+        (index("pytorch_model.bin"), HubError),
+        (index("modeling_mine.py"), HubError),
+        (index("gone.safetensors"), HubError),
+        (index(7), HubError),
+        (index([1]), FormatError),
+        (b"{}", FormatError),
+        (b"[" * 100_000, FormatError),
+        (b'{"weight_map": 3}', FormatError),
+        (b"\xff", FormatError),
+    ],
+)
+def test_a_hostile_index_fetches_nothing(
+    server: FakeHub, checkpoint: dict[str, bytes], tmp_path: Path, hostile: bytes, error: type
+) -> None:
+    server.files["model.safetensors.index.json"] = hostile
+    with pytest.raises(error):
+        sources.resolve_checkpoint(f"hf:{REPO}")
+    assert {path.name for path in tmp_path.rglob("snapshots/*/*")} <= {
+        "model.safetensors.index.json"
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "words"),
+    [
+        (("config.json", "pytorch_model.bin"), UnsupportedError, "only as pickles"),
+        (("a.gguf", "README.md"), UnsupportedError, f"edge run hf:{REPO}"),
+        (("model.safetensors",), ModelNotFoundError, "no config.json"),
+        (("config.json",), ModelNotFoundError, "no model.safetensors"),
+    ],
+)
+def test_a_repository_that_cannot_be_converted_says_why(
+    server: FakeHub, files: tuple[str, ...], error: type[EdgeError], words: str
+) -> None:
+    server.files = dict.fromkeys(files, b"x")
+    with pytest.raises(error, match=words):
+        sources.resolve_checkpoint(f"hf:{REPO}")
+    assert not server.downloads()
+
+
+def test_a_checkpoint_is_no_single_file() -> None:
+    with pytest.raises(UsageError, match=f"Write hf:{REPO}"):
+        sources.resolve_checkpoint(f"hf:{REPO}:model.safetensors")
+
+
+def test_running_a_checkpoints_repository_names_the_command(server: FakeHub) -> None:
+    server.files = {"config.json": b"{}", "model.safetensors": b"x"}
+    with pytest.raises(UnsupportedError) as caught:
+        sources.resolve(f"hf:{REPO}")
+    assert caught.value.way_out == (
+        f"edge convert hf:{REPO} --level Q4_K_M -o tiny-GGUF-Q4_K_M.gguf"
+    )

@@ -425,3 +425,33 @@ def test_property_names_and_constants_are_no_keywords(session: LlamaCppSession) 
         ' "required": ["maximum"], "additionalProperties": false}'
     )
     session.sampler(Sampling(json_schema=schema)).close()
+
+
+GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 300}
+
+
+def test_a_context_ends_where_the_table_of_positions_does(tmp_path: Path) -> None:
+    # The engine rounds contexts up to 256 tokens, and ends the process at the table's end.
+    path = _synthetic(tmp_path, {**GPT2, "n_positions": 40}, "table")
+    with opened(path) as session:
+        assert session.context_tokens == 40
+        pieces = list(session.stream([1] * 30, sampling=Sampling(ignore_eos=True)))
+        assert pieces[-1].finish == "context"
+        assert len(pieces) == 11
+    with pytest.raises(UsageError, match=r"41 tokens.*40 rows"):
+        opened(path, context_tokens=41)
+
+
+BERT = {
+    "model_type": "bert", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "vocab_size": 300, "max_position_embeddings": 40,
+}  # fmt: skip
+
+
+def test_an_encoder_writes_no_text_and_says_so_in_a_sentence(tmp_path: Path) -> None:
+    with opened(_synthetic(tmp_path, BERT, "encoder"), embeddings=True) as session:
+        assert session.context_tokens == 40
+        with pytest.raises(UnsupportedError, match="reads texts and writes none"):
+            next(session.stream([1, 2], max_tokens=1))
+        with pytest.raises(UnsupportedError, match="reads texts and writes none"):
+            session.step(1)

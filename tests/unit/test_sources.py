@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -51,8 +52,36 @@ def test_a_checkpoint_directory_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"x")
     assert sources.is_checkpoint(tmp_path)
-    with pytest.raises(UnsupportedError, match="checkpoint"):
+    with pytest.raises(UnsupportedError, match="checkpoint") as caught:
         sources.resolve(tmp_path)
+    name = tmp_path.name
+    assert caught.value.way_out == (
+        f"edge convert {shlex.quote(str(tmp_path))} --level Q4_K_M"
+        f" -o {shlex.quote(f'{name}-Q4_K_M.gguf')}"
+    )
+    assert sources.resolve_checkpoint(tmp_path) == tmp_path
+    assert sources.checkpoint_name(tmp_path) == name
+
+
+def test_what_is_no_checkpoint_is_said_with_a_way_out(tmp_path: Path, random_gguf: Path) -> None:
+    with pytest.raises(UsageError, match="edge quantize"):
+        sources.resolve_checkpoint(random_gguf)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"x")
+    with pytest.raises(ModelNotFoundError, match=f"holds it: {shlex.quote(str(tmp_path))}"):
+        sources.resolve_checkpoint(weights)
+    with pytest.raises(ModelNotFoundError, match="hf:owner/repo"):
+        sources.resolve_checkpoint("owner/repo")
+    with pytest.raises(ModelNotFoundError, match=r"config\.json"):
+        sources.resolve_checkpoint(tmp_path / "none")
+    for reference in ("", "a\0b"):
+        with pytest.raises(UsageError):
+            sources.resolve_checkpoint(reference)
+
+
+def test_a_folder_of_the_hubs_cache_is_called_like_its_repository(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--owner--Some-Model-1.5B" / "snapshots" / ("a" * 40)
+    assert sources.checkpoint_name(snapshot) == "Some-Model-1.5B"
 
 
 @pytest.mark.parametrize("reference", ["", "a\0b"])

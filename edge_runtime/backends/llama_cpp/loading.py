@@ -118,6 +118,7 @@ def _checked(lib: Any, artifact: Artifact, options: SessionOptions) -> SessionOp
     context = options.context_tokens or min(
         artifact.shape.context_tokens or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS
     )
+    _check_positions(artifact, context)
     _check_cache_fits(artifact, options, context)
     batch = min(options.batch_tokens, context)
     # Pooling happens inside one micro-batch, so a text to embed must fit a single one.
@@ -137,6 +138,17 @@ def _checked(lib: Any, artifact: Artifact, options: SessionOptions) -> SessionOp
 def _in_range(name: str, value: int | None, low: int, high: int) -> None:
     if value is not None and not low <= value <= high:
         raise UsageError(f"{name} is {value}.", cause=f"It must lie between {low} and {high}.")
+
+
+def _check_positions(artifact: Artifact, context_tokens: int) -> None:
+    """Refuses a context beyond a table of positions: the engine ends the process at its end."""
+    most = artifact.shape.position_rows
+    if most is not None and context_tokens > most:
+        raise UsageError(
+            f"{artifact.name} cannot have a context of {context_tokens} tokens.",
+            cause=f"Its positions come from a table of {most} rows.",
+            way_out=f"Ask for {most} tokens or fewer.",
+        )
 
 
 def _check_cache_fits(artifact: Artifact, options: SessionOptions, context_tokens: int) -> None:
@@ -188,10 +200,12 @@ def _with_context(
         raise _loading_error("llama.cpp cannot make a context.", mark)
     lib.llama_set_abort_callback(context, _abort_check(lib), ctypes.cast(abort, ctypes.c_void_p))
     memory = lib.llama_get_memory(context)
+    context_tokens = lib.llama_n_ctx(context)
     in_force = replace(
         options,
-        # Asked for 100 tokens the engine makes 256: it rounds to multiples of 256.
-        context_tokens=lib.llama_n_ctx(context),
+        # Asked for 100 tokens the engine makes 256: it rounds to multiples of 256, also where the
+        # table of positions is shorter.
+        context_tokens=min(context_tokens, artifact.shape.position_rows or context_tokens),
         batch_tokens=lib.llama_n_batch(context),
         micro_batch_tokens=lib.llama_n_ubatch(context),
         threads=lib.llama_n_threads(context),

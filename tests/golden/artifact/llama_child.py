@@ -18,7 +18,10 @@ import llama_cpp
 
 TYPE_BYTES = {0: 4, 1: 2}  # F32, F16
 ALIGNMENT = 32
-KEPT_F32 = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight")  # by the converter
+KEPT_F32 = (  # by the converter
+    "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight",
+    "token_types.weight",
+)  # fmt: skip
 CHUNKS: list[bytes] = []
 
 

@@ -93,6 +93,15 @@ CONFIGS: dict[str, dict[str, object]] = {
     "starcoder2": {**SMALL, "model_type": "starcoder2"},
     "gpt2": {"model_type": "gpt2", "n_embd": 256, "n_layer": 3, "n_head": 8, "vocab_size": 320},
     "gptneox": {**SMALL, "model_type": "gpt_neox"},
+    "bert": {**SMALL, "model_type": "bert"},
+    "bert without token types": {
+        "model_type": "distilbert",
+        "dim": 256,
+        "n_layers": 3,
+        "n_heads": 8,
+        "hidden_dim": 320,
+        "vocab_size": 320,
+    },
 }
 
 CONTEXTS = (

@@ -3,7 +3,8 @@
 A process of its own, because a file llama.cpp dislikes may end it. The low-level API only, nothing
 of ours: an independent witness.
 
-    {"path": ..., "tokens": [[1, 2, 3]], "logits": "out.npy", "exact": true}
+    {"path": ..., "tokens": [1, 2, 3], "logits": "out.npy", "exact": true}
+    {"path": ..., "tokens": [1, 2, 3], "logits": "out.npy", "exact": true, "embedding": true}
     {"path": ..., "texts": ["..."], "parse_special": true}
 """
 
@@ -49,6 +50,10 @@ def evaluate(model, job: dict) -> dict:
     if job.get("exact"):
         params.type_k = params.type_v = 0  # F32
         params.flash_attn_type = 0
+    if job.get("embedding"):
+        params.embeddings = True
+        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_CLS
+        params.n_ubatch = params.n_batch
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
         raise RuntimeError("no context: " + " | ".join(TAIL[-4:]))
@@ -60,9 +65,14 @@ def evaluate(model, job: dict) -> dict:
             batch.seq_id[i][0], batch.logits[i] = 0, 1
         if llama_cpp.llama_decode(context, batch) != 0:
             raise RuntimeError("decode failed")
+        llama_cpp.llama_batch_free(batch)
+        if job.get("embedding"):
+            width = llama_cpp.llama_model_n_embd(model)
+            found = llama_cpp.llama_get_embeddings_seq(context, 0)
+            np.save(job["logits"], np.ctypeslib.as_array(found, (1, width)))
+            return {}
         rows = llama_cpp.llama_get_logits(context)
         logits = np.ctypeslib.as_array(rows, (len(tokens), vocabulary)).copy()
-        llama_cpp.llama_batch_free(batch)
         last = logits[-1]
         for _ in range(job.get("steps", 0)):  # then one token at a time
             token = (llama_cpp.llama_token * 1)(int(last.argmax()) % vocabulary)

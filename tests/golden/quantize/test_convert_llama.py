@@ -160,23 +160,6 @@ def test_texts_tokenize_as_the_tokenizers_library_does(
     assert answer["chat_template"] == "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
-KNOWN = json.loads(
-    (Path(__file__).parents[3] / "quantize" / "pretokenizers.json").read_text("utf-8")
-)["known"]
-
-
-@pytest.mark.parametrize("known", KNOWN, ids=[row["name"] for row in KNOWN])
-def test_every_known_pre_tokenizer_splits_as_llama_cpp_does(
-    engine, make_checkpoint, tmp_path: Path, known: dict
-) -> None:
-    path = make_checkpoint(
-        tied=True, pre_tokenizer=known["pre_tokenizer"], ignore_merges=known["ignore_merges"]
-    )
-    artifact = convert(path, tmp_path / "m.gguf", level="Q8_0")
-    assert artifact.metadata["tokenizer.ggml.pre"] == known["name"]
-    tokenizes_alike(engine, path, artifact.path)
-
-
 TINY = Path(__file__).parents[3] / "edge_runtime" / "tiny_model"
 
 

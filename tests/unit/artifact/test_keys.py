@@ -8,7 +8,7 @@ import pytest
 
 import profiles
 from edge_runtime.artifact import ModelShape, ValueType
-from edge_runtime.artifact.keys import metadata_of, rope_table
+from edge_runtime.artifact.keys import SEGMENTS_KEY, metadata_of, rope_table
 from edge_runtime.errors import FormatError, UnsupportedError
 
 FAMILY_CONFIGS = {
@@ -33,6 +33,8 @@ FAMILY_CONFIGS = {
         },
     },
     "odd theta": {"model_type": "gemma", "rope_theta": 1234.5},
+    "bert": {"model_type": "bert"},
+    "bert without token types": {"model_type": "distilbert"},
     "biased": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
 }  # fmt: skip
 
@@ -61,7 +63,8 @@ def test_keys_are_unique_and_of_the_architecture(name):
     shape = ModelShape.from_config(configs()[name], name=name)
     keys = [pair.key for pair in metadata_of(shape)]
     assert len(set(keys)) == len(keys)
-    assert all(key.startswith(f"{shape.architecture}.") for key in keys)
+    others = {key for key in keys if not key.startswith(f"{shape.architecture}.")}
+    assert others == ({SEGMENTS_KEY} if shape.encoder else set())
 
 
 def test_a_truncated_shape_states_its_own_layers():

@@ -64,6 +64,11 @@ def test_parameters_are_the_published_count(name):
             },
             1_011_781_632,  # Pythia 1B, table of its paper
         ),
+        (
+            {"model_type": "bert"},
+            109_482_240 - 768 * 769,  # BERT base uncased, less the pooler, which files leave out
+        ),
+        ({"model_type": "distilbert"}, 66_362_880),  # DistilBERT base uncased
     ],
 )
 def test_parameters_of_families_without_a_catalogue_entry(config, parameters):
@@ -201,6 +206,21 @@ def test_decoding_reads_the_routed_experts_only():
     assert shape.decode_bytes("F16") == shape.weight_bytes("F16") - experts * 6 // 8 - table + 8192
 
 
+def test_an_encoder_keeps_no_cache_and_decodes_nothing():
+    shape = ModelShape.from_config({"model_type": "bert"}, name="x")
+    assert shape.encoder
+    assert shape.kv_bytes(512) == shape.kv_bytes_per_token() == 0
+    assert shape.decode_bytes("Q8_0") == 0
+    assert shape.weight_bytes("F32") == 4 * shape.parameters
+    assert not ModelShape.from_config({"model_type": "gpt2"}, name="x").encoder
+
+
+def test_positions_in_a_table_end_with_it():
+    shape = ModelShape.from_config({"model_type": "gpt2"}, name="x")
+    assert shape.position_rows == 1024
+    assert ModelShape.from_config({"model_type": "llama"}, name="x").position_rows is None
+
+
 def test_truncation_keeps_the_ends_and_says_what_it_was_cut_from():
     shape = ModelShape.from_config(profiles.models()["gemma-3-1b"].config, name="x")
     cut = shape.truncated(7)
@@ -231,7 +251,7 @@ def test_an_absent_key_takes_the_class_default():
     [
         ({"model_type": "qwen3_next", "architectures": ["Qwen3NextForCausalLM"]}, "Qwen3"),
         ({"model_type": "mamba"}, "'mamba'"),
-        ({"model_type": "bert", "architectures": ["BertModel"]}, "'BertModel'"),
+        ({"model_type": "roberta", "architectures": ["RobertaModel"]}, "'RobertaModel'"),
         ({"model_type": "x" * 10_000}, "not supported"),
     ],
 )

@@ -1,0 +1,217 @@
+"""`edge quantize`: a GGUF file becomes smaller ones, by llama.cpp's own quantizer.
+
+This file declares the arguments; `quantizing` does the levels one after the other.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UnsupportedError, UsageError
+from .options import complete_level, level_names
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PANEL_WHAT = "What"
+_PANEL_TYPES = "Other types for some tensors"
+_PANEL_OUT = "Output"
+
+
+def quantize(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="IN.gguf",
+            help="A GGUF file at F32, F16 or BF16; any part of a split one.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    level: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--level",
+            "-l",
+            help="Level to make: Q8_0, Q6_K, Q4_K_M, Q4_0 ... Repeat it or separate by commas.",
+            autocompletion=complete_level,
+            show_default=False,
+            rich_help_panel=_PANEL_WHAT,
+        ),
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        typer.Option("--imatrix", help="Importance matrix.", rich_help_panel=_PANEL_WHAT),
+    ] = None,
+    allow_requantize: Annotated[
+        bool,
+        typer.Option(
+            "--allow-requantize",
+            help="Take a source that is quantized already; it loses quality twice.",
+            rich_help_panel=_PANEL_WHAT,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say how large it would be; write nothing.",
+            rich_help_panel=_PANEL_WHAT,
+        ),
+    ] = False,
+    list_levels: Annotated[
+        bool,
+        typer.Option(
+            "--list-levels",
+            help="Show every level and what it is for.",
+            rich_help_panel=_PANEL_WHAT,
+        ),
+    ] = False,
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tensor-type",
+            metavar="PATTERN=TYPE",
+            help="Type of the tensors whose name has the pattern: ffn_down=q6_k. May be repeated.",
+            show_default=False,
+            rich_help_panel=_PANEL_TYPES,
+        ),
+    ] = None,
+    pure: Annotated[
+        bool,
+        typer.Option(
+            "--pure", help="The level's main type for every matrix.", rich_help_panel=_PANEL_TYPES
+        ),
+    ] = False,
+    output_tensor_type: Annotated[
+        str | None,
+        typer.Option(
+            "--output-tensor-type", help="Type of output.weight.", rich_help_panel=_PANEL_TYPES
+        ),
+    ] = None,
+    token_embedding_type: Annotated[
+        str | None,
+        typer.Option(
+            "--token-embedding-type",
+            help="Type of token_embd.weight.",
+            rich_help_panel=_PANEL_TYPES,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write, for one level.",
+            show_default="./NAME-LEVEL.gguf",
+            rich_help_panel=_PANEL_OUT,
+        ),
+    ] = None,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out-dir", help="Folder to write into.", show_default=".", rich_help_panel=_PANEL_OUT
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite.", rich_help_panel=_PANEL_OUT)
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read every value back and decode one token.",
+            rich_help_panel=_PANEL_OUT,
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print one JSON document on stdout.", rich_help_panel=_PANEL_OUT
+        ),
+    ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            "-t",
+            min=1,
+            help="Threads.",
+            show_default="all cores",
+            rich_help_panel=_PANEL_OUT,
+        ),
+    ] = None,
+) -> None:
+    """Quantizes a GGUF file to one level or several."""
+    from . import quantizing
+
+    if list_levels:
+        quantizing.show_levels(as_json=as_json)
+        return
+    levels = level_names(level or ())
+    if source is None or not levels:
+        raise UsageError(
+            "There is no file to quantize." if source is None else "No level is given.",
+            way_out="Write: edge quantize IN.gguf --level Q4_K_M; all levels: --list-levels",
+        )
+    from quantize import QuantizeOptions, parse_tensor_type
+
+    path = _located(source, levels)
+    options = QuantizeOptions(
+        imatrix=imatrix,
+        tensor_types=tuple(parse_tensor_type(text) for text in tensor_type or ()),
+        output_tensor_type=output_tensor_type,
+        token_embedding_type=token_embedding_type,
+        pure=pure,
+        allow_requantize=allow_requantize,
+        threads=threads,
+    )
+    if dry_run:
+        quantizing.show_plans(path, levels, options, as_json=as_json)
+        return
+    targets = _targets(path, levels, out, out_dir)
+    quantizing.write_levels(path, targets, options, overwrite=force, verify=verify, as_json=as_json)
+
+
+def _located(source: str, levels: Sequence[str]) -> Path:
+    from .. import sources
+    from .jobs import told_download
+
+    folder = Path(source).expanduser()
+    if folder.is_dir() and sources.is_checkpoint(folder):
+        raise UnsupportedError(
+            f"{source} is a Hugging Face checkpoint, not a GGUF file.",
+            cause="Converting makes one of it, at any level.",
+            way_out=sources.convert_command(source, levels[0]),
+        )
+    return sources.resolve(source, on_download=told_download)
+
+
+def _targets(
+    source: Path, levels: Sequence[str], out: Path | None, out_dir: Path | None
+) -> dict[str, Path]:
+    """The file for each level. Raises UsageError when one name is given for several."""
+    from .quantizing import stem_of
+
+    if out is not None and out.is_dir():
+        out, out_dir = None, out
+    if out is None:
+        folder = out_dir if out_dir is not None else Path()
+        if not folder.is_dir():
+            raise UsageError(
+                f"There is no folder {folder}.",
+                way_out=f"Make it: mkdir -p {shlex.quote(str(folder))}",
+            )
+        return {level: folder / f"{stem_of(source.name)}-{level}.gguf" for level in levels}
+    if len(levels) > 1 or out_dir is not None:
+        raise UsageError(
+            f"-o names one file for {len(levels)} levels."
+            if len(levels) > 1
+            else "-o and --out-dir both say where to write.",
+            way_out="For several levels give --out-dir FOLDER instead.",
+        )
+    return {levels[0]: out}

@@ -1,0 +1,174 @@
+"""What an inspected model is, as a record: `inspect` words it, `--json` writes it.
+
+Texts are as the file has them; whoever shows them makes them safe. Nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..artifact import ModelShape
+from ..codec import to_jsonable
+from ..measurement import Unavailable
+
+Kind = Literal["model", "checkpoint", "vocabulary", "imatrix", "adapter", "projector"]
+"""What lies there. Only the first two can be run, the second after a conversion."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFact:
+    """One file of the model, and its SHA-256 where that was asked for."""
+
+    name: str
+    size_bytes: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorFact:
+    """One tensor: GGUF dims with the row length first, a checkpoint's as stored, rows first."""
+
+    name: str
+    type: str
+    dims: tuple[int, ...]
+    elements: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixRow:
+    """All tensors of one type."""
+
+    type: str
+    tensors: int
+    elements: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryAt:
+    """What a context of one sequence takes: weights and an F16 cache, no compute buffers."""
+
+    context_tokens: int
+    weight_bytes: int
+    kv_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialToken:
+    """A token with a role: `eos`, `pad`, ... `text` is None where the vocabulary has no such id."""
+
+    role: str
+    id: int
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerFacts:
+    """How a model reads text; None where the file says nothing."""
+
+    model: str
+    pre: str | None
+    tokens: int
+    merges: int | None
+    add_bos: bool | None
+    add_eos: bool | None
+    special: tuple[SpecialToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """What a checkpoint would become: family, and the weight bytes at the usual levels."""
+
+    family: str
+    sizes: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """Everything that can be known of a model without running it.
+
+    `conversion` is None for what is a GGUF file already. `origin` holds what the file says of where
+    it comes from, as (label, text). `metadata` holds JSON values, a long array as its type and
+    length.
+    """
+
+    kind: Kind
+    path: str
+    name: str
+    format: Literal["GGUF", "safetensors", "imatrix"]
+    architecture: str
+    shape: ModelShape | Unavailable
+    level: str
+    files: tuple[FileFact, ...]
+    tensors: tuple[TensorFact, ...]
+    parameters: int
+    memory: tuple[MemoryAt, ...] = ()
+    tokenizer: TokenizerFacts | Unavailable
+    chat_template: str | None = None
+    conversion: Conversion | Unavailable | None = None
+    origin: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    schema: int = 1
+
+    @property
+    def size_bytes(self) -> int:
+        """All files together."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def weight_bytes(self) -> int:
+        """The bytes of all tensors."""
+        return sum(tensor.size_bytes for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits for each element of a tensor, scales included."""
+        elements = sum(tensor.elements for tensor in self.tensors)
+        return 8 * self.weight_bytes / elements if elements else 0.0
+
+    @property
+    def active_parameters(self) -> int | None:
+        """What takes part in one token of a mixture of experts; None for other models."""
+        if isinstance(self.shape, Unavailable) or not self.shape.experts:
+            return None
+        return self.shape.active_parameters
+
+    @property
+    def mix(self) -> tuple[MixRow, ...]:
+        """Tensors by type, most bytes first."""
+        return mix_of((t.type, t.elements, t.size_bytes) for t in self.tensors)
+
+    def to_json(self, *, tensors: bool = True) -> dict[str, object]:
+        """The record and its derived figures as one JSON object; `tensors` may be left out."""
+        fields = to_jsonable(self)
+        document = {"schema": self.schema, **(fields if isinstance(fields, dict) else {})}
+        document |= {
+            "size_bytes": self.size_bytes,
+            "weight_bytes": self.weight_bytes,
+            "bits_per_weight": self.bits_per_weight,
+            "active_parameters": self.active_parameters,
+            "mix": to_jsonable(self.mix),
+        }
+        if not tensors:
+            del document["tensors"]
+        return document
+
+
+def mix_of(tensors: Iterable[tuple[str, int, int]]) -> tuple[MixRow, ...]:
+    """Sums (type, elements, bytes) by type, most bytes first."""
+    counts: Counter[str] = Counter()
+    elements: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for kind, count, size in tensors:
+        counts[kind] += 1
+        elements[kind] += count
+        sizes[kind] += size
+    return tuple(
+        MixRow(type=kind, tensors=counts[kind], elements=elements[kind], size_bytes=size)
+        for kind, size in sizes.most_common()
+    )

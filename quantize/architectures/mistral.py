@@ -1,0 +1,41 @@
+"""Mistral: Llama's layers; llama.cpp runs it without the window some versions have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+from edge_runtime.artifact import ModelShape
+from edge_runtime.artifact.config_values import ConfigValues
+
+from .. import naming, parameters, rows
+from ..checkpoint import Checkpoint
+from ..naming import Target
+from ..parameters import Pair
+from ..rows import Change
+from ..tokenizers import Vocabulary
+from . import architecture
+
+
+@architecture("MistralForCausalLM")
+class Mistral:
+    """Mistral 7B and its like, as GGUF files of the llama architecture."""
+
+    gguf: ClassVar[str] = "llama"
+    names: ClassVar[Mapping[str, Target]] = {
+        **naming.ENDS,
+        **naming.layers({**naming.PRE_NORMS, **naming.ATTENTION, **naming.GATED}),
+    }
+    dropped: ClassVar[tuple[str, ...]] = naming.ROTARY_TABLES
+    prefixes: ClassVar[tuple[str, ...]] = ()
+    vocabulary: ClassVar[Vocabulary] = Vocabulary.SENTENCEPIECE_FIRST
+
+    def metadata(self, checkpoint: Checkpoint, config: ConfigValues) -> Iterator[Pair]:
+        """Yields the common keys and those of Llama's relatives."""
+        width = parameters.head_dim_of(config)
+        yield from parameters.common(self.gguf, config)
+        yield from parameters.llama_like(self.gguf, checkpoint, config, head_dim=width)
+
+    def change(self, target: str, shape: ModelShape) -> Change | None:
+        """Pairs of a head's rows lie half a head apart in the source, side by side in a GGUF."""
+        return rows.interleaved(target, shape)
