@@ -238,7 +238,9 @@ class Sides:
         self.work = work
         self.log = work / "log.txt"
         self.threads = os.cpu_count() or 1
-        self.python = given.reference_python
+        python = given.reference_python
+        # Not resolved: what a link in a virtual environment points to is another interpreter.
+        self.python = Path(python).absolute() if os.sep in python else python
         self.wrapper = work / "reference.py"
         if given.reference_tree:
             tree = str(given.reference_tree.resolve())

@@ -80,14 +80,6 @@ class Checkpoint:
             return repository.rpartition("--")[2]
         return home.name
 
-    @property
-    def dtype(self) -> str:
-        """The dtype most of the weights are stored in, by bytes."""
-        sizes: dict[str, int] = {}
-        for tensor in self.tensors.values():
-            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.size_bytes
-        return max(sizes, key=lambda dtype: sizes[dtype], default="F32")
-
     def file(self, name: str) -> Path | None:
         """The path of a file of the directory by its relative name, None when there is none.
 
@@ -189,7 +181,7 @@ def _all_of(path: Path, names: list[str], why: str) -> list[Path]:
         file = _file_inside(path, name)
         if file is None:
             raise ModelNotFoundError(
-                f"{path / name} is missing.",
+                f"{shown(str(path / name))} is missing.",
                 cause=f"{why}; the download may be incomplete.",
                 way_out="Download it into the same directory.",
             )
@@ -204,10 +196,12 @@ def _require_truthful(
     index = path / INDEX_NAME
     for name, file in located.items():
         if name not in tensors:
-            raise _lying(index, f"It puts {shown(name)} into {file}, which does not hold it.")
+            raise _lying(
+                index, f"It puts {shown(name)} into {shown(file)}, which does not hold it."
+            )
         if tensors[name].path.name != file:
             where = tensors[name].path.name
-            raise _lying(index, f"It puts {shown(name)} into {file}; {where} holds it.")
+            raise _lying(index, f"It puts {shown(name)} into {shown(file)}; {where} holds it.")
     left_out = next((name for name in tensors if name not in located), None)
     if left_out is not None:
         where = tensors[left_out].path.name

@@ -22,7 +22,7 @@ from edge_runtime.artifact.recipe import types_for
 from edge_runtime.artifact.shape import is_rope_table
 from edge_runtime.errors import UsageError
 
-from . import architectures, verification
+from . import architectures, imatrix, verification
 from .architectures import Architecture
 from .assembly import Assembly, assemble
 from .checkpoint import Checkpoint
@@ -30,6 +30,7 @@ from .encoding import ENCODERS
 from .matching import Names, assign
 from .metadata import general_metadata
 from .options import QuantizeOptions
+from .planning import check_wishes
 from .requantization import needs_importance, requantize
 from .splitting import split
 from .tokenizers import vocabulary_metadata, vocabulary_size
@@ -107,6 +108,10 @@ def _check_request(
 ) -> None:
     if recipe.needs_imatrix and (options is None or options.imatrix is None):
         raise needs_importance(recipe)
+    if options is not None:  # refused now, not after the checkpoint has been read
+        check_wishes(recipe, options)
+        if options.imatrix is not None:
+            imatrix.read(options.imatrix)
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads cannot convert.", way_out="Give 1 or more.")
     if split_bytes is not None and split_bytes < 1:
@@ -114,9 +119,10 @@ def _check_request(
 
 
 def _departs(options: QuantizeOptions | None) -> bool:
-    """Whether options ask for other tensor types than a level's own, which the quantizer makes."""
+    """Whether options ask for what only the quantizer does."""
     return options is not None and (
-        bool(options.tensor_types)
+        options.imatrix is not None
+        or bool(options.tensor_types)
         or options.output_tensor_type is not None
         or options.token_embedding_type is not None
         or options.leave_output_tensor
@@ -163,6 +169,19 @@ class _Model:
         )
         # What a family says of its tokenizer stands, whatever the files say.
         return {**general_metadata(self.shape, recipe), **vocabulary, **own}
+
+    @property
+    def lossless(self) -> Level:
+        """The smallest level that holds every matrix as the checkpoint has it."""
+        types = types_for(self.shape, levels.level("F16"))
+        dtypes = {
+            span.source.dtype
+            for assembly in self.assemblies
+            if assembly is not None and types[assembly.name].name != "F32"
+            for span in assembly.spans
+        }
+        name = dtypes.pop() if len(dtypes) == 1 else "F32"
+        return levels.level(name if name in ("F16", "BF16") else "F32")
 
     def tensors(self, recipe: Level) -> list[gguf.PlannedTensor]:
         types = types_for(self.shape, recipe)
@@ -214,8 +233,7 @@ class _Job:
 
     def quantize(self, recipe: Level, options: QuantizeOptions | None) -> Path:
         """Writes an intermediate that loses nothing, and lets llama.cpp's quantizer do the rest."""
-        shape, dtype = self.model.shape, self.model.checkpoint.dtype
-        lossless = levels.level(dtype if dtype in ("F16", "BF16") else "F32")
+        shape, lossless = self.model.shape, self.model.lossless
         needed = shape.weight_bytes(lossless.name) + shape.weight_bytes(recipe.name)
         check_destination(self.out, needed)
         try:

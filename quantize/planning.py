@@ -190,6 +190,16 @@ def plan(source: Path, level: str, *, options: QuantizeOptions | None = None) ->
         return answer(asked, quantizer)
 
 
+def check_wishes(recipe: Level, options: QuantizeOptions) -> None:
+    """Raises UsageError for options that a level has no use for."""
+    if options.tensor_types and recipe.default.name in LOSSLESS:
+        raise UsageError(
+            f"Tensor types have no effect at {recipe.name}.",
+            cause="llama.cpp applies them to the quantized levels only.",
+            way_out="Choose another level, such as Q8_0, or leave them out.",
+        )
+
+
 def request(source: Path, level: str, options: QuantizeOptions | None) -> Request:
     """Opens what a request names and checks that its parts go together.
 
@@ -198,12 +208,7 @@ def request(source: Path, level: str, options: QuantizeOptions | None) -> Reques
     options = options or QuantizeOptions()
     recipe = levels.level(level)
     artifact = Artifact.open(source)
-    if options.tensor_types and recipe.default.name in LOSSLESS:
-        raise UsageError(
-            f"Tensor types have no effect at {recipe.name}.",
-            cause="llama.cpp applies them to the quantized levels only.",
-            way_out="Choose another level, such as Q8_0, or leave them out.",
-        )
+    check_wishes(recipe, options)
     found = None if options.imatrix is None else imatrix.read(options.imatrix)
     asked = Request(artifact=artifact, level=recipe, options=options, imatrix=found)
     _check_direct_types(asked)

@@ -8,6 +8,7 @@ quantizer's decision.
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def requantize(
     with Quantizer() as quantizer:
         plan = answer(asked, quantizer)
         _check_losses(asked, plan)
+        _check_patterns(plan)
         _check_importance(asked, plan)
         needed_bytes = plan.total_bytes + (len(outs) - 1) * _PART_BYTES
         with whole_files(outs, needed_bytes) as temporaries:
@@ -100,6 +102,15 @@ def _check_losses(asked: Request, plan: QuantizePlan) -> None:
         f" {again.source.name} to {again.type.name}.",
         way_out="Start from an F16, BF16 or F32 file, or allow it: --allow-requantize",
     )
+
+
+def _check_patterns(plan: QuantizePlan) -> None:
+    """Refuses a pattern that would do nothing: it is a slip, and the quantizer overlooks it."""
+    if plan.unused_patterns:
+        raise UsageError(
+            f"No tensor of {plan.source.name} has {plan.unused_patterns[0]!r} in its name.",
+            way_out=f"See the names with: edge inspect --tensors {shlex.quote(str(plan.source))}",
+        )
 
 
 def _check_importance(asked: Request, plan: QuantizePlan) -> None:

@@ -149,7 +149,9 @@ def _optional(values: ConfigValues, *keys: str) -> float | None:
 
 
 def _longrope(full: ConfigValues, values: ConfigValues, original: int) -> RopeScaling:
-    kind = full.get("rope_type") or full.get("type")
+    # Under the older key transformers takes either older name for longrope.
+    older = {"su": "longrope", "yarn": "longrope"}.get(str(full.get("type")), full.get("type"))
+    kind = full.get("rope_type") or older
     stretch = values.count("max_position_embeddings", most=_MOST_TOKENS) / original
     if kind in ("su", "longrope"):
         attention = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0

@@ -101,6 +101,14 @@ def quantize(
             rich_help_panel=_PANEL_TYPES,
         ),
     ] = None,
+    leave_output_tensor: Annotated[
+        bool,
+        typer.Option(
+            "--leave-output-tensor",
+            help="Keep output.weight as it is.",
+            rich_help_panel=_PANEL_TYPES,
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -117,6 +125,14 @@ def quantize(
             "--out-dir", help="Folder to write into.", show_default=".", rich_help_panel=_PANEL_OUT
         ),
     ] = None,
+    keep_split: Annotated[
+        bool,
+        typer.Option(
+            "--keep-split",
+            help="Write as many parts as a split source has.",
+            rich_help_panel=_PANEL_OUT,
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite.", rich_help_panel=_PANEL_OUT)
     ] = False,
@@ -166,6 +182,7 @@ def quantize(
         tensor_types=tuple(parse_tensor_type(text) for text in tensor_type or ()),
         output_tensor_type=output_tensor_type,
         token_embedding_type=token_embedding_type,
+        leave_output_tensor=leave_output_tensor,
         pure=pure,
         allow_requantize=allow_requantize,
         threads=threads,
@@ -174,7 +191,15 @@ def quantize(
         quantizing.show_plans(path, levels, options, as_json=as_json)
         return
     targets = _targets(path, levels, out, out_dir)
-    quantizing.write_levels(path, targets, options, overwrite=force, verify=verify, as_json=as_json)
+    quantizing.write_levels(
+        path,
+        targets,
+        options,
+        keep_split=keep_split,
+        overwrite=force,
+        verify=verify,
+        as_json=as_json,
+    )
 
 
 def _located(source: str, levels: Sequence[str]) -> Path:

@@ -51,6 +51,7 @@ def write_levels(
     targets: Mapping[str, Path],
     options: QuantizeOptions,
     *,
+    keep_split: bool,
     overwrite: bool,
     verify: bool,
     as_json: bool,
@@ -60,15 +61,31 @@ def write_levels(
     One level that fails raises its own error; of several, the table says which failed and the exit
     code is 4. Ctrl-C keeps the levels that are finished.
     """
+    from quantize import requantize
+
     source_bytes = _look_at(source, options)
     warn_of_slow_levels(targets, options.imatrix)
     outcomes: list[Written | NotWritten] = []
+
+    def write(level: str, target: Path) -> Written:
+        started_s = time.monotonic()
+        with job(target.name, source_bytes) as progress:
+            artifact = requantize(
+                source,
+                target,
+                level,
+                options=options,
+                keep_split=keep_split,
+                overwrite=overwrite,
+                verify=verify,
+                progress=progress,
+            )
+        return Written.of(artifact, time.monotonic() - started_s, verified=verify, level=level)
+
     with interruptible("Finished levels are kept, nothing else was left behind."):
         for level, target in targets.items():
             try:
-                outcomes.append(
-                    _write(source, source_bytes, level, target, options, overwrite, verify)
-                )
+                outcomes.append(write(level, target))
             except EdgeError as error:
                 if len(targets) == 1:
                     raise
@@ -90,10 +107,13 @@ def show_plans(
 
     source_bytes = _look_at(source, options, warn=False)
     plans: list[Planned | NotWritten] = []
+    told: set[str] = set()
     with interruptible():
         for level in levels:
             try:
-                plans.append(_planned(quantize.plan(source, level, options=options)))
+                plan = quantize.plan(source, level, options=options)
+                _tell_unused(plan, told)
+                plans.append(_planned(plan))
             except EdgeError as error:
                 if len(levels) == 1:
                     raise
@@ -153,29 +173,18 @@ def _look_at(source: Path, options: QuantizeOptions, *, warn: bool = True) -> in
     return artifact.size_bytes
 
 
-def _write(
-    source: Path,
-    source_bytes: int,
-    level: str,
-    target: Path,
-    options: QuantizeOptions,
-    overwrite: bool,
-    verify: bool,
-) -> Written:
-    import quantize
-
-    started_s = time.monotonic()
-    with job(target.name, source_bytes) as progress:
-        artifact = quantize.requantize(
-            source,
-            target,
-            level,
-            options=options,
-            overwrite=overwrite,
-            verify=verify,
-            progress=progress,
+def _tell_unused(plan: QuantizePlan, told: set[str]) -> None:
+    """Says once what was given and would do nothing."""
+    lines = [f"No tensor has {pattern!r} in its name." for pattern in plan.unused_patterns]
+    if plan.unused_entries:
+        lines.append(
+            f"{len(plan.unused_entries)} entries of the importance matrix, such as"
+            f" {plan.unused_entries[0]}, have the name of no tensor."
         )
-    return Written.of(artifact, time.monotonic() - started_s, verified=verify, level=level)
+    for line in lines:
+        if line not in told:
+            say(line)
+    told.update(lines)
 
 
 def _planned(plan: QuantizePlan) -> Planned:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 
-from edge_runtime.errors import FormatError
+from edge_runtime.errors import FormatError, UnsupportedError
 
 from .files import TokenizerFiles, added_entries, content, section
 from .tokens import AddedToken
@@ -58,7 +58,9 @@ def added_tokens(
     """Returns the added tokens by id; ids under `limit` have a row in the model.
 
     Tokens that no file but only the tokenizer's class brings are left out where they do not fit.
-    Raises FormatError for entries that are none.
+    Whether a token takes the spaces beside it is nobody's business here: llama.cpp knows the
+    published models whose tokens do. Raises FormatError for entries that are none, UnsupportedError
+    for a token that counts only as a word of its own.
     """
     numbered = _Numbered(vocabulary)
     for _, entry in added_entries(files.described or {}):
@@ -76,6 +78,12 @@ def added_tokens(
         if token.text in special:
             token = dataclasses.replace(token, special=True)  # noqa: PLW2901
         numbered.add(token)
+    for token in numbered.tokens.values():
+        if token.whole_word:
+            raise UnsupportedError(
+                f"The added token {token.text[:40]!r} counts only as a word of its own.",
+                cause="llama.cpp would find it inside of words too (single_word is true).",
+            )
     return {numbered.ids[text]: token for text, token in numbered.tokens.items()}
 
 
@@ -171,5 +179,6 @@ def _token(entry: Mapping[str, object]) -> AddedToken:
         text=text,
         special=special,
         normalized=entry.get("normalized", not special) is True,
-        strips=tuple(entry.get(key) is True for key in ("single_word", "lstrip", "rstrip")),
+        whole_word=entry.get("single_word") is True,
+        strips=(entry.get("lstrip") is True, entry.get("rstrip") is True),
     )

@@ -32,19 +32,19 @@ def byte_level_metadata(
 ) -> dict[str, Value]:
     """Returns the keys of a byte-level BPE vocabulary filled up to `vocabulary_tokens`.
 
-    `pre` names the pre-tokenizer instead of finding it. Raises UnsupportedError for one llama.cpp
-    has not, FormatError for files that contradict themselves.
+    `pre` names the pre-tokenizer, one llama.cpp knows, instead of finding it. Raises
+    UnsupportedError for a tokenizer llama.cpp cannot reproduce, FormatError for files that
+    contradict themselves.
     """
     described = files.described or _of_older_files(files)
     model = bpe_model(described)
     vocabulary = require_vocabulary(model)
     added = added_tokens(files, vocabulary, vocabulary_tokens)
     require_ids((*vocabulary.values(), *added), vocabulary_tokens)
+    _require_simple_ends(files, described, {token.text: i for i, token in added.items()})
     merges = _merges(model, files, vocabulary)
     special = special_metadata(files)
-    if pre is not None:
-        pre = pretokenizer.require_name(pre)
-    else:
+    if pre is None:
         pre, proved = _pre_tokenizer(files, described, model, vocabulary, merges, added)
         if not proved and pre in pretokenizer.facts().adds_bos:
             # llama.cpp's own default for the name, which nothing in these files asks for.
@@ -298,6 +298,21 @@ def _template_ends(
             if isinstance(pair, list) and len(pair) == 2 and type(pair[1]) is int:
                 ends.append(pair[1])
     return before, after
+
+
+def _require_simple_ends(
+    files: TokenizerFiles, described: Mapping[str, object], ids: Mapping[str, int]
+) -> None:
+    if tokenizer_class(files) in _OWN_TEMPLATE_CLASSES:
+        return
+    for end, numbers in zip(
+        ("first", "last"), _template_ends(described.get("post_processor"), ids), strict=True
+    ):
+        if len(numbers) > 1:
+            raise UnsupportedError(
+                f"The tokenizer puts {len(numbers)} special tokens {end} in every text.",
+                cause="llama.cpp can put one there.",
+            )
 
 
 def _require_known_normalizer(normalizer: object, depth: int = 0) -> None:

@@ -42,12 +42,12 @@ class TokenizerFiles:
     @property
     def config(self) -> Mapping[str, object]:
         """The checkpoint's `config.json`, as it stands."""
-        return self.checkpoint.json("config.json") or self.checkpoint.config
+        return self.checkpoint.config
 
     @property
     def tokenizer_class(self) -> str | None:
         """The class the tokenizer says it is of, without the ending `Fast`."""
-        for values in (self.settings, self.checkpoint.config):
+        for values in (self.settings, self.config):
             stated = values.get("tokenizer_class")
             if isinstance(stated, str):
                 return stated.removesuffix("Fast")

@@ -7,12 +7,13 @@ of nasty texts into the same pieces. Nothing is guessed from a name or from how 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Facts:
     names: tuple[str, ...]
     adds_bos: frozenset[str]
     hashes: Mapping[str, str]
+    published: frozenset[str]
     splitters: tuple[Splitter, ...]
 
 
@@ -50,7 +52,8 @@ def facts() -> Facts:
         texts=tuple(table["texts"]),
         names=tuple(table["names"]),
         adds_bos=frozenset(table["adds_bos"]),
-        hashes=dict(table["hashes"]),
+        hashes=dict(table["hashes"]),  # the last of two names for one hash stays
+        published=frozenset(name for _, name in table["hashes"]),
         splitters=tuple(
             Splitter(
                 names=(row["name"], *row["same"]),
@@ -70,15 +73,18 @@ def splitter(name: str) -> Splitter:
 def require_name(name: str, *, wordpiece: bool = False) -> str:
     """Returns a name llama.cpp knows; UsageError with near ones for another.
 
-    Of a WordPiece vocabulary it loads any name: published ones count as known.
+    For WordPiece it reads none, and published files have names it knows for nothing else.
     """
-    if name in facts().names or (wordpiece and name in facts().hashes.values()):
+    known = facts().names
+    if wordpiece:
+        known = tuple(sorted({*known, *facts().published}))
+    if name in known:
         return name
-    near = difflib.get_close_matches(name[:60], facts().names, n=3, cutoff=0.4)
+    near = difflib.get_close_matches(name[:60], known, n=3, cutoff=0.4)
     raise UsageError(
         f"llama.cpp knows no pre-tokenizer {name[:60]!r}.",
         cause=f"Nearest: {', '.join(near)}." if near else "",
-        way_out=f"Known: {', '.join(facts().names)}.",
+        way_out=f"Known: {', '.join(known)}.",
     )
 
 
@@ -97,14 +103,18 @@ class Pipeline:
     def normalized(self, text: str) -> str:
         """The text as the model sees it."""
         normalizer = self._tokenizer.normalizer
-        return text if normalizer is None else str(normalizer.normalize_str(text))
+        if normalizer is None:
+            return text
+        with _refusal():
+            return str(normalizer.normalize_str(text))
 
     def pieces(self, text: str) -> tuple[str, ...]:
         """The pieces the model gets, in the letters it gets them in; nothing is normalized."""
         pre_tokenizer = self._tokenizer.pre_tokenizer
         if pre_tokenizer is None:
             return (text,)
-        return tuple(piece for piece, _ in pre_tokenizer.pre_tokenize_str(text))
+        with _refusal():
+            return tuple(piece for piece, _ in pre_tokenizer.pre_tokenize_str(text))
 
 
 def name_of_behaviour(pipeline: Pipeline, *, ignores_merges: bool) -> str:
@@ -175,9 +185,15 @@ def _build(normalizer: object, pre_tokenizer: object) -> Any:
         "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": None,
         "decoder": None, "model": {"type": "BPE", "vocab": {}, "merges": []},
     }  # fmt: skip
-    try:
+    with _refusal():
         return Tokenizer.from_str(json.dumps(described))
-    except Exception as error:  # the library raises nothing narrower for what it cannot parse
+
+
+@contextlib.contextmanager
+def _refusal() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the library raises nothing narrower, whatever it dislikes
         raise FormatError(
             "tokenizer.json has a normalizer or pre_tokenizer that is none.",
             cause=f"{str(error)[:160]}.",

@@ -42,8 +42,9 @@ class AddedToken:
     text: str
     special: bool
     normalized: bool = True
-    strips: tuple[bool, ...] = (False, False, False)
-    """Whether it wants to be a word of its own, takes spaces before it, takes spaces after it."""
+    whole_word: bool = False
+    strips: tuple[bool, bool] = (False, False)
+    """Whether it takes the spaces before it, and those after it."""
 
     @property
     def kind(self) -> Kind:

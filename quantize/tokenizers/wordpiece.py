@@ -28,6 +28,7 @@ def wordpiece_metadata(
 ) -> dict[str, Value]:
     """Returns the keys of a WordPiece vocabulary filled up to `vocabulary_tokens`.
 
+    `pre` is the pre-tokenizer's name to write, None to look it up among published ones.
     Raises UnsupportedError for one that marks the insides of words otherwise than BERT's, or whose
     text is not normalized and cut as BERT's is.
     """
@@ -53,11 +54,10 @@ def wordpiece_metadata(
         text if kind == Kind.CONTROL else _marked(text)
         for text, kind in zip(table.texts, table.kinds, strict=True)
     ]
-    name = _published_name(files, described, vocabulary) if pre is None else None
-    if pre is not None:
-        name = pretokenizer.require_name(pre, wordpiece=True)
+    if pre is None:
+        pre = _published_name(files, described, vocabulary) or "default"
     return {
-        **table.metadata(model="bert", pre=name or "default", scores=False),
+        **table.metadata(model="bert", pre=pre, scores=False),
         **special_metadata(files, limit=vocabulary_tokens),
         **chat_template_metadata(files),
     }

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ import pytest
 
 from edge_runtime.artifact import Artifact
 from edge_runtime.errors import (
+    DiskError,
     EdgeError,
     FormatError,
     ModelNotFoundError,
     UnsupportedError,
     UsageError,
 )
-from quantize import convert
+from quantize import QuantizeOptions, conversion, convert
 from quantize.writers import whole_file
 
 st = pytest.importorskip("safetensors.numpy")
@@ -73,11 +75,14 @@ class Source:
         self.out.parent.mkdir()
 
     def convert(self, level: str = "F16", **wishes: object):
+        self.write_settings()
+        st.save_file(self.weights, self.path / "model.safetensors")
+        return convert(self.path, self.out, level=level, **wishes)
+
+    def write_settings(self) -> None:
         (self.path / "config.json").write_text(json.dumps(self.config))
         (self.path / "tokenizer_config.json").write_text('{"tokenizer_class": "TokenizersBackend"}')
         (self.path / "tokenizer.json").write_text(json.dumps(self.tokenizer))
-        st.save_file(self.weights, self.path / "model.safetensors")
-        return convert(self.path, self.out, level=level, **wishes)
 
     def refused(
         self, kind: type[EdgeError], words: str, level: str = "F16", **wishes: object
@@ -249,6 +254,66 @@ def test_a_split_file_opens_as_one(source: Source) -> None:
 )
 def test_requests_that_make_no_sense_are_refused(source: Source, wishes: dict, words: str) -> None:
     source.refused(UsageError, words, **wishes)
+
+
+@pytest.mark.parametrize(
+    ("matrices", "others", "wanted"),
+    [(np.float16, np.float32, "F16"), (np.float32, np.float16, "F32")],
+)
+def test_the_intermediate_holds_every_matrix_as_it_is(
+    source: Source, monkeypatch: pytest.MonkeyPatch, matrices: type, others: type, wanted: str
+) -> None:
+    for name, array in source.weights.items():
+        # The embedding holds most bytes in neither case: one matrix of another type is enough.
+        kind = matrices if name.endswith("gate_proj.weight") or matrices is np.float16 else others
+        source.weights[name] = array.astype(others if array.ndim == 1 else kind)
+    seen: list[Artifact] = []
+
+    def watch(between: Path, *_: object, **__: object) -> Artifact:
+        seen.append(Artifact.open(between))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conversion, "requantize", watch)
+    with pytest.raises(KeyboardInterrupt):
+        source.convert("Q4_0")
+    assert seen[0].level == wanted
+    assert not list(source.out.parent.iterdir())
+
+
+def test_memory_stays_small_whatever_the_size_of_a_tensor(source: Source) -> None:
+    wide = 1 << 19  # three matrices of 32 MiB, which are holes in the file
+    source.config["intermediate_size"] = wide
+    source.write_settings()
+    header, end = {}, 0
+    for name, array in source.weights.items():
+        dims = [wide if n == WIDE else n for n in array.shape]
+        span = [end, end + 2 * int(np.prod(dims))]
+        header[name] = {"dtype": "BF16", "shape": dims, "data_offsets": span}
+        end = span[1]
+    text = json.dumps(header).encode()
+    with (source.path / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    tracemalloc.start()
+    try:
+        convert(source.path, source.out, level="Q8_0")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 * 1024**2 < end // 3
+
+
+def test_an_importance_matrix_that_is_none_is_refused_before_any_work(source: Source) -> None:
+    matrix = source.path / "imatrix.gguf"
+    matrix.write_bytes(b"no matrix")
+    source.refused(EdgeError, "imatrix", "IQ2_XS", options=QuantizeOptions(imatrix=matrix))
+
+
+def test_a_directory_that_may_not_be_written_is_said_first(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_file.os, "access", lambda *_: False)
+    source.refused(DiskError, "does not allow it")
 
 
 def test_an_output_in_no_directory_is_said_before_the_checkpoint_is_read(tmp_path: Path) -> None:

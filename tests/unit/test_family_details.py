@@ -213,15 +213,16 @@ def test_gemma1_ends_turns_with_its_own_token(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "factor"),
     [
-        ("longrope", math.sqrt(1.5)),  # sqrt(1 + ln 16 / ln 256)
-        ("su", math.sqrt(1.5)),
-        ("yarn", 0.1 * math.log(16) + 1),
+        ({"type": "longrope"}, math.sqrt(1.5)),  # sqrt(1 + ln 16 / ln 256)
+        ({"type": "su"}, math.sqrt(1.5)),
+        ({"type": "yarn"}, math.sqrt(1.5)),  # which transformers takes for longrope
+        ({"type": "longrope", "rope_type": "yarn"}, 0.1 * math.log(16) + 1),
     ],
 )
 def test_phi3_scales_attention_in_long_contexts(tmp_path, kind, factor):
     config = config_of(
         "Phi3ForCausalLM",
-        rope_scaling={"type": kind, **FACTORS},
+        rope_scaling={**kind, **FACTORS},
         original_max_position_embeddings=256,
         sliding_window=2047,
     )

@@ -321,6 +321,20 @@ def test_tokens_that_take_spaces_beside_them_are_converted(tmp_path):
     assert keys(tmp_path, tokenizer)["tokens"][262] == "<|end|>"
 
 
+def test_a_token_that_must_be_a_word_of_its_own_is_refused(tmp_path):
+    tokenizer = described()
+    tokenizer["added_tokens"].append(entry(262, "word", single_word=True))
+    with pytest.raises(UnsupportedError, match="word of its own"):
+        keys(tmp_path, tokenizer)
+
+
+def test_two_tokens_before_every_text_are_refused(tmp_path):
+    tokenizer = described()
+    tokenizer["post_processor"] = template(["<s>", "</s>", "A"], [])
+    with pytest.raises(UnsupportedError, match="2 special tokens first"):
+        keys(tmp_path, tokenizer, bos_token="<s>")
+
+
 def test_pre_tokenizer_by_behaviour_or_by_name(tmp_path):
     tokenizer = described()
     digits = {"type": "Digits", "individual_digits": True}

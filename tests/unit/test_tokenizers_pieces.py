@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.artifact.config_values import ConfigValues
-from edge_runtime.errors import EdgeError, FormatError, UnsupportedError
+from edge_runtime.errors import EdgeError, FormatError, UnsupportedError, UsageError
 from quantize.checkpoint import Checkpoint
 from quantize.tokenizers import Vocabulary, vocabulary_metadata
 from quantize.tokenizers.sentencepiece import read_model
@@ -230,6 +230,13 @@ def test_wordpiece_marks_where_words_begin(tmp_path):
     assert found["normalizer.lowercase"] is True
     assert "normalizer.strip_accents" not in found
     assert (found["bos_token_id"], found["eos_token_id"], found["seperator_token_id"]) == (2, 3, 3)
+
+
+def test_wordpiece_takes_the_names_of_published_files(tmp_path):
+    rules = Vocabulary.WORDPIECE
+    assert keys(tmp_path, rules, 8, "bert-bge", tokenizer=wordpiece())["pre"] == "bert-bge"
+    with pytest.raises(UsageError, match="bert-bge"):
+        keys(tmp_path, rules, 8, "bert-bg")
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ CASES = (
         beside={"lm_head.weight": (376, 64)},
     ),
     Case(
-        name="gemma-2-defaults", dtype="BF16", tokenizer=tok.gemma, limit=GELU,
+        name="gemma-2-defaults", dtype="F16", tokenizer=tok.gemma, limit=GELU,
         defaults={"head_dim": 256},
         config=of("gemma2", "Gemma2ForCausalLM", num_attention_heads=2, num_key_value_heads=1,
                   hidden_act=None, rms_norm_eps=None, rope_theta=None, tie_word_embeddings=True,

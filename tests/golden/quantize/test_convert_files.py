@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.artifact import Artifact
-from edge_runtime.errors import BackendError, FormatError
-from quantize import convert, requantize, verification
+from edge_runtime.errors import BackendError, FormatError, UsageError
+from quantize import QuantizeOptions, convert, requantize, verification
 
 pytestmark = pytest.mark.engine
 
@@ -50,6 +50,19 @@ def test_one_command_gives_what_two_give(checkpoint: Path, tmp_path: Path) -> No
     full = convert(checkpoint, tmp_path / "full.gguf", level="F16")
     two = requantize(full.path, tmp_path / "two.gguf", "Q4_K_M")
     assert one.path.read_bytes() == two.path.read_bytes()
+
+
+def test_wishes_only_the_quantizer_grants_are_granted_at_a_direct_level(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    options = QuantizeOptions(tensor_types=(("ffn_down", "q5_0"),), token_embedding_type="f16")
+    artifact = convert(checkpoint, tmp_path / "m.gguf", level="Q8_0", options=options)
+    types = {tensor.name: tensor.type.name for tensor in artifact.tensors}
+    assert types["blk.0.ffn_down.weight"] == "Q5_0"
+    assert types["blk.0.ffn_up.weight"] == "Q8_0"
+    assert types["token_embd.weight"] == "F16"
+    with pytest.raises(UsageError, match="no effect at F16"):
+        convert(tmp_path / "unread", tmp_path / "n.gguf", level="F16", options=options)
 
 
 def spoiled(artifact: Artifact, name: str, data: bytes) -> Path:

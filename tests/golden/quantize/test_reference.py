@@ -14,7 +14,7 @@ import pytest
 from golden.quantize.cases import CASES, Case
 from golden.quantize.digests import LEVELS, FileDigest, described, digest
 
-from quantize import convert
+from quantize import assembly, convert
 from quantize.architectures import find, known
 
 REFERENCE = json.loads(Path(__file__).with_name("reference.json").read_text("utf-8"))["cases"]
@@ -108,6 +108,27 @@ def test_every_key_and_tensor_is_the_references(
     case = BY_NAME[name]
     convert(checkpoint_of(case), tmp_path / "ours.gguf", level=level)
     assert not differences(digest(tmp_path / "ours.gguf"), case, level)
+
+
+CHANGED = (
+    "llama-1", "gpt-2", "gpt-neox", "mixtral", "qwen3-moe-fused", "stablelm-2-12b", "gemma-2",
+)  # fmt: skip
+"""Cases whose rows change places, are stacked, shared, turned or added to."""
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in CHANGED else pytest.param(n, marks=pytest.mark.slow) for n in BY_NAME]
+)
+def test_slabs_join_without_a_seam(
+    checkpoint_of: Callable[[Case], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.setattr(assembly, "SLAB_ELEMENTS", 1000)
+    for level in ("F32", "Q8_0"):
+        convert(checkpoint_of(BY_NAME[name]), tmp_path / f"{level}.gguf", level=level)
+        assert not differences(digest(tmp_path / f"{level}.gguf"), BY_NAME[name], level)
 
 
 def test_reference_and_table_name_the_same_cases() -> None:

@@ -438,6 +438,16 @@ def test_what_cannot_be_done_is_refused_before_any_work(
         "narrow", FormatError, "is not of this model.* 256 values; the tensor takes 96",
         "Q4_0", imatrix=matrices["dense"],
     )  # fmt: skip
+    refused(
+        "dense", UsageError, "No tensor of dense.gguf has 'ffn_sideways'",
+        "Q4_0", tensor_types=(("ffn_sideways", "q8_0"),),
+    )  # fmt: skip
+    foreign = tmp_path.parent / f"{tmp_path.name}-foreign.gguf"
+    entry = imatrix.ImportanceEntry(
+        name="enc.0.q.weight", sums=np.ones((1, 256), np.float32), counts=np.ones(1, np.float32)
+    )
+    imatrix.write(foreign, [entry], datasets=["words"], chunks=1, chunk_tokens=64)
+    refused("dense", UsageError, "None of its 1 entries", "Q4_0", imatrix=foreign)
 
 
 def test_an_existing_file_is_overwritten_only_when_asked(full: Artifact, tmp_path: Path) -> None:

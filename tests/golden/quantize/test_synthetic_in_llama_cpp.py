@@ -72,7 +72,8 @@ TOKENS = [(37 * i) % 600 for i in range(600)]
 
 
 def test_every_family_is_tried() -> None:
-    assert {shape_of(name).architecture for name in CONFIGS} == set(FAMILIES)
+    decoders = {name for name, family in FAMILIES.items() if not family.encoder}
+    assert {shape_of(name).architecture for name in CONFIGS} == decoders
 
 
 @pytest.mark.parametrize("level", ["Q4_K_M", pytest.param("F16", marks=pytest.mark.slow)])
