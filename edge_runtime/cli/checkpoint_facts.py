@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ..artifact import ModelShape
 from ..artifact.checkpoint import read_config
+from ..artifact.departures import departures
 from ..errors import EdgeError, ModelNotFoundError
 from ..measurement import Unavailable
 from ..report.inspection import (
@@ -71,6 +72,7 @@ def inspect_checkpoint(path: Path, name: str, contexts: Sequence[int]) -> Inspec
         tokenizer=vocabulary if isinstance(vocabulary, Unavailable) else tokenizer_of(vocabulary),
         chat_template=template if isinstance(template, str) else None,
         conversion=examined if isinstance(examined, Unavailable) else _conversion(examined[0]),
+        notes=() if isinstance(examined, Unavailable) else departures(config),
         metadata={"config": config},
     )
 

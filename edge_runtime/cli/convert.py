@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UnsupportedError, UsageError
+from ..errors import EdgeError, UnsupportedError, UsageError
 from .options import complete_level, level_name
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def convert(
     from .. import sources
     from ..report.written import Written
     from ..units import parse_bytes
-    from .jobs import interruptible, told_download
+    from .jobs import interruptible, say, told_download
     from .quantizing import warn_of_slow_levels
 
     _refuse_other_formats(to)
@@ -126,6 +126,9 @@ def convert(
     target = out if out is not None else Path(f"{name}-{wanted}.gguf")
     if target.is_dir():
         target /= f"{name}-{wanted}.gguf"
+    notes = _departures(folder)
+    for note in notes:
+        say(note)
     warn_of_slow_levels((wanted,), imatrix)
     started_s = time.monotonic()
     with interruptible():
@@ -140,8 +143,19 @@ def convert(
             verify=verify,
             threads=threads,
         )
-    written = Written.of(artifact, time.monotonic() - started_s, verified=verify)
+    written = Written.of(artifact, time.monotonic() - started_s, verified=verify, notes=notes)
     _show(written, as_json=as_json, embeds=artifact.shape.encoder)
+
+
+def _departures(folder: Path) -> tuple[str, ...]:
+    """Where llama.cpp departs from the config; none where converting will refuse it anyway."""
+    from ..artifact.checkpoint import read_config
+    from ..artifact.departures import departures
+
+    try:
+        return departures(read_config(folder))
+    except EdgeError:
+        return ()
 
 
 def _refuse_other_formats(to: str) -> None:

@@ -19,7 +19,10 @@ from .plain import plain
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """A model file that was made: `paths` are all its parts, `seconds` what making it took."""
+    """A model file that was made: `paths` are all its parts, `seconds` what making it took.
+
+    `notes` say where an engine computes otherwise than the model's config says.
+    """
 
     path: str
     paths: tuple[str, ...]
@@ -31,9 +34,18 @@ class Written:
     bits_per_weight: float
     seconds: float
     verified: bool
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, artifact: Artifact, seconds: float, *, verified: bool, level: str = "") -> Written:
+    def of(
+        cls,
+        artifact: Artifact,
+        seconds: float,
+        *,
+        verified: bool,
+        level: str = "",
+        notes: tuple[str, ...] = (),
+    ) -> Written:
         """The record of a file that was just read back; `level` is the one asked for."""
         elements = sum(tensor.elements for tensor in artifact.tensors)
         return cls(
@@ -47,6 +59,7 @@ class Written:
             bits_per_weight=8 * artifact.weight_bytes / max(elements, 1),
             seconds=seconds,
             verified=verified,
+            notes=notes,
         )
 
 

@@ -14,6 +14,8 @@ from ..naming import Target
 from ..parameters import Pair
 from ..rows import Change
 from ..tokenizers import Vocabulary
+from ..tokenizers.files import TokenizerFiles
+from ..tokenizers.special import special_metadata
 from . import architecture
 
 
@@ -52,9 +54,9 @@ class Phi2:
             config.number("layer_norm_eps", most=1.0),
         )
         yield from positions.rotating(self.gguf, config)
-        stated = checkpoint.json("tokenizer_config.json") or {}
-        if stated.get("add_bos_token") is not True:
-            yield "tokenizer.ggml.add_bos_token", False
+        key = "tokenizer.ggml.add_bos_token"
+        if key not in special_metadata(TokenizerFiles.read(checkpoint)):
+            yield key, False
 
     def change(self, target: str, shape: ModelShape) -> Change | None:
         """No tensor changes."""
