@@ -21,7 +21,7 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-BUFFER_BYTES = 64 * 1024**2
+BUFFER_BYTES = 32 * 1024**2
 """Rows the quantizer holds at once; its own default of 8 GiB only costs memory."""
 
 _STEP = re.compile(r"\[\s*(\d+)/\s*\d+\] ")
