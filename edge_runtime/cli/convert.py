@@ -143,7 +143,8 @@ def convert(
             verify=verify,
             threads=threads,
         )
-    written = Written.of(artifact, time.monotonic() - started_s, verified=verify, notes=notes)
+    seconds = time.monotonic() - started_s
+    written = Written.of(artifact, seconds, verified=verify, level=wanted, notes=notes)
     _show(written, as_json=as_json, embeds=artifact.shape.encoder)
 
 

@@ -21,7 +21,8 @@ from .plain import plain
 class Written:
     """A model file that was made: `paths` are all its parts, `seconds` what making it took.
 
-    `notes` say where an engine computes otherwise than the model's config says.
+    `level` is the one asked for, `types` what most tensors really are where rows do not divide into
+    its blocks. `notes` say where an engine computes otherwise than the model's config says.
     """
 
     path: str
@@ -29,6 +30,7 @@ class Written:
     name: str
     architecture: str
     level: str
+    types: str
     parameters: int
     size_bytes: int
     bits_per_weight: float
@@ -43,17 +45,18 @@ class Written:
         seconds: float,
         *,
         verified: bool,
-        level: str = "",
+        level: str,
         notes: tuple[str, ...] = (),
     ) -> Written:
-        """The record of a file that was just read back; `level` is the one asked for."""
+        """The record of a file that was just read back."""
         elements = sum(tensor.elements for tensor in artifact.tensors)
         return cls(
             path=str(artifact.path),
             paths=tuple(map(str, artifact.paths)),
             name=artifact.name,
             architecture=artifact.shape.architecture,
-            level=level or artifact.level,
+            level=level,
+            types=artifact.level,
             parameters=artifact.parameters,
             size_bytes=artifact.size_bytes,
             bits_per_weight=8 * artifact.weight_bytes / max(elements, 1),
@@ -110,8 +113,10 @@ def summary(written: Written) -> str:
     """One line for one file."""
     parts = f", {len(written.paths)} files" if len(written.paths) > 1 else ""
     checked = ", verified" if written.verified else ""
+    types = f" ({written.types})" if written.types != written.level else ""
     return plain(
-        f"{written.path}: {format_bytes(written.size_bytes)}{parts}, {written.level},"
+        f"{written.path}: {format_bytes(written.size_bytes)}{parts},"
+        f" {written.level}{types},"
         f" {format_count(written.parameters)} parameters,"
         f" {written.bits_per_weight:.2f} bits per weight,"
         f" in {format_duration(written.seconds)}{checked}."
