@@ -12,7 +12,7 @@
     |-- ResourceError              the machine cannot give what is needed
     |   |-- DiskError              no room, or the output cannot be written
     |   `-- MemoryLimitError       too little memory
-    |-- WorkerError                a measuring child process died or answered nonsense
+    |-- WorkerError                a child process died or answered nonsense
     `-- HubError                   a model hub could not be reached or sent something else
 
 Every message has three parts: the fact, its cause, the way out (a command that can be pasted where
@@ -93,7 +93,7 @@ class MemoryLimitError(ResourceError):
 
 
 class WorkerError(EdgeError):
-    """A measuring child process died, was killed, or answered nonsense."""
+    """A child process of ours died, was killed, or answered nonsense."""
 
 
 class HubError(EdgeError):

@@ -97,7 +97,7 @@ def download(
             _refuse(hub, reference, error)
         except NoHubError as unreachable:
             raise unreachable_hub(reference, unreachable) from error
-    _verify(path, name, remote, skip_hash=known)
+    _verify(path, name, remote, skip_hash=cached == str(path))
     return path
 
 

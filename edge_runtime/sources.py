@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .artifact import Artifact
+from .artifact.checkpoint import checkpoint_name
 from .errors import EdgeError, ModelNotFoundError, UnsupportedError, UsageError
 
 HUB_PREFIX = "hf:"
@@ -104,8 +105,11 @@ def resolve_checkpoint(
     if not text or "\0" in text:
         raise UsageError(f"{text!r} is no path.", way_out="Name a checkpoint's directory.")
     path = Path(text).expanduser()
-    if path.is_dir():
-        return path
+    try:
+        if path.is_dir():
+            return path
+    except OSError as error:
+        raise ModelNotFoundError(f"{path} cannot be read.", cause=f"{error.strerror}.") from error
     if path.suffix.lower() == ".gguf" and path.is_file():
         raise UsageError(
             f"{path} is a GGUF file already.",
@@ -121,14 +125,6 @@ def resolve_checkpoint(
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         way_out = f"To fetch it from the hub: hf:{text}"
     raise ModelNotFoundError(f"There is no {path}.", way_out=way_out)
-
-
-def checkpoint_name(path: Path) -> str:
-    """What a checkpoint's directory is called; a folder of the Hugging Face cache by its repo."""
-    real = path.absolute()
-    if real.parent.name == "snapshots" and real.parent.parent.name.startswith("models--"):
-        return real.parent.parent.name.rpartition("--")[2]
-    return real.resolve().name or "model"
 
 
 def convert_command(checkpoint: str | os.PathLike[str], level: str = "Q4_K_M") -> str:

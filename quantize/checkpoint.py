@@ -7,13 +7,14 @@ whatever code it holds. Knows nothing of what a tensor is for.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from edge_runtime.artifact.checkpoint import CONFIG_NAME, read_config
+from edge_runtime.artifact.checkpoint import CONFIG_NAME, checkpoint_name, read_config
 from edge_runtime.errors import FormatError, ModelNotFoundError, UnsupportedError
 
 from .safetensors import (
@@ -74,11 +75,8 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """What the model is called: its directory, or its repository in the Hub's cache."""
-        home = self.path.resolve()
-        repository = home.parent.parent.name
-        if home.parent.name == "snapshots" and repository.startswith("models--"):
-            return repository.rpartition("--")[2]
-        return home.name
+        # A directory's name may be any bytes, a GGUF file holds UTF-8.
+        return os.fsencode(checkpoint_name(self.path)).decode("utf-8", "replace")
 
     def file(self, name: str) -> Path | None:
         """The path of a file of the directory by its relative name, None when there is none.
@@ -145,7 +143,10 @@ def _located(path: Path) -> dict[str, str] | None:
         raise FormatError(f"{index} has no weight_map of file names.")
     for name in names.values():
         if not isinstance(name, str) or not name or "\0" in name or Path(name).name != name:
-            raise FormatError(f"{index} names {shown(str(name))}, which is no file beside it.")
+            raise FormatError(
+                f"{index} names {shown(str(name))}, which is no file beside it.",
+                way_out="Download the whole checkpoint again, from one revision.",
+            )
     return names
 
 

@@ -64,8 +64,9 @@ def convert(
     `pre` names llama.cpp's pre-tokenizer where it cannot be told from the tokenizer's files.
     `split_bytes` is the most tensor data one file holds; more of it goes to parts named
     `NAME-00001-of-00003.gguf`, and the first is opened. `verify` reads all values again and lets
-    llama.cpp decode one token. `threads` read and encode, 2 when None. `progress` is told the part
-    of the whole job that is done, from 0 to 1; what it raises stops the work.
+    llama.cpp decode one token. `threads` read and encode, 2 when None, never more than there are
+    processors. `progress` is told the part of the whole job that is done, from 0 to 1; what it
+    raises stops the work.
 
     Nothing is left under the final name unless the file is whole. Raises UsageError for a file that
     is there unless `overwrite`, UnsupportedError for an architecture, tokenizer or level that
@@ -76,7 +77,8 @@ def convert(
     checkpoint, out = Path(checkpoint), Path(out)
     recipe = levels.level(level)
     _check_request(recipe, options, split_bytes, threads)
-    check_destination(out, 0, overwrite=overwrite)
+    check_destination(out, overwrite=overwrite)
+    _require_apart(checkpoint, out)
     job = _Job(
         model=_Model.open(checkpoint, pre),
         out=out,
@@ -116,6 +118,15 @@ def _check_request(
         raise UsageError(f"{threads} threads cannot convert.", way_out="Give 1 or more.")
     if split_bytes is not None and split_bytes < 1:
         raise UsageError(f"Files of {split_bytes} bytes hold no tensor.", way_out="Give a size.")
+
+
+def _require_apart(checkpoint: Path, out: Path) -> None:
+    """Refuses to overwrite what is being converted."""
+    if out.suffix != ".gguf" and out.exists() and out.parent.resolve() == checkpoint.resolve():
+        raise UsageError(
+            f"{out} is a file of the checkpoint itself.",
+            way_out=f"Name another, such as {out.with_suffix('.gguf')}.",
+        )
 
 
 def _departs(options: QuantizeOptions | None) -> bool:
@@ -211,12 +222,14 @@ class _Job:
     @property
     def threads(self) -> int:
         """Those that read and encode."""
-        return self.wanted_threads or THREADS
+        if self.wanted_threads is None:
+            return THREADS
+        return min(self.wanted_threads, os.cpu_count() or 1)
 
     @property
     def check(self) -> gguf.Check | None:
         """What is done with the files before they get their names."""
-        return verification.verify_files if self.verify else None
+        return verification.verify if self.verify else None
 
     def write(self, recipe: Level) -> Path:
         """Writes the output itself; returns the path to open."""
@@ -243,7 +256,7 @@ class _Job:
                     self.model.metadata(lossless),
                     self.model.tensors(lossless),
                     threads=self.threads,
-                    progress=_part(self.progress, 0.0, _DIRECT_SHARE),
+                    progress=gguf.part_of(self.progress, 0.0, _DIRECT_SHARE),
                 )
                 return self._quantized(between, recipe, options or QuantizeOptions())
         except OSError as error:
@@ -251,7 +264,7 @@ class _Job:
 
     def _quantized(self, between: Path, recipe: Level, options: QuantizeOptions) -> Path:
         options = dataclasses.replace(options, threads=options.threads or self.wanted_threads)
-        progress = _part(self.progress, _DIRECT_SHARE, 1.0)
+        progress = gguf.part_of(self.progress, _DIRECT_SHARE, 1.0)
         if self.split_bytes is None:
             return requantize(
                 between,
@@ -264,7 +277,9 @@ class _Job:
             ).path
         # Locked and removed with the intermediate, whose name its own begins with.
         whole = between.with_name(f"{between.name}.gguf")
-        requantize(between, whole, recipe.name, options=options, progress=_part(progress, 0.0, 0.9))
+        requantize(
+            between, whole, recipe.name, options=options, progress=gguf.part_of(progress, 0.0, 0.9)
+        )
         os.truncate(between, 0)  # the room is needed for the parts
         return split(
             whole,
@@ -272,7 +287,7 @@ class _Job:
             self.split_bytes,
             overwrite=self.overwrite,
             check=self.check,
-            progress=_part(progress, 0.9, 1.0),
+            progress=gguf.part_of(progress, 0.9, 1.0),
         )
 
 
@@ -308,10 +323,3 @@ def _slab(assembly: Assembly, rows: range, type_name: str) -> memoryview:
 
 def _rope_slabs(shape: ModelShape, tensor: TensorShape) -> Iterable[bytes]:
     yield np.array(rope_table(shape, tensor.name), "<f4").tobytes()
-
-
-def _part(progress: gguf.Progress | None, start: float, end: float) -> gguf.Progress | None:
-    """Progress of one of several jobs, told as progress of all."""
-    if progress is None:
-        return None
-    return lambda fraction: progress(start + (end - start) * fraction)

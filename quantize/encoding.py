@@ -95,6 +95,7 @@ def _refuse(type_name: str, name: str, rows: Floats) -> NoReturn:
         raise FormatError(
             f"The tensor {name} holds values that are no finite numbers.",
             cause="The checkpoint is damaged or its training diverged.",
+            way_out="Download it again, or take an earlier revision of it.",
         )
     raise FormatError(
         f"The tensor {name} holds {largest:.4g}, too large for {type_name}.",

@@ -1,39 +1,22 @@
-"""The child process that lets llama.cpp decode one token: a JSON job on stdin, JSON on stdout.
+"""The child process that lets llama.cpp decode one token of a model.
 
-    {"paths": ["m.gguf"], "embeds": false} -> {"finite": true} or {"refused": "..."}
+    {"path": "m.gguf", "embeds": false} -> {"finite": true} or {"refused": "..."}
 
-A damaged file may end the process it is loaded in; that process is this one. It also ends when its
-stdin closes, that is when its parent is gone. Nothing else is known here; `verification` judges.
+A damaged file may end the process it is loaded in; that process is this one. `verification` judges.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import signal
-import sys
-import threading
 from typing import Any
+
+from .child import serve
 
 CONTEXT_TOKENS = 64
 
 
-def main() -> int:
-    """Loads one model, decodes one token of it and answers. Returns the exit status."""
-    # The C library prints; what it prints must not mix with the answer.
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    if hasattr(signal, "SIGINT"):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # C code never returns to Python's handler
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    channel.write(json.dumps(_decode(job["paths"], embeds=job["embeds"])) + "\n")
-    channel.flush()
-    return 0
-
-
-def _decode(paths: list[str], *, embeds: bool) -> dict[str, object]:
+def _decode(path: str, *, embeds: bool) -> dict[str, object]:
     import llama_cpp
 
     lines: list[str] = []
@@ -47,11 +30,7 @@ def _decode(paths: list[str], *, embeds: bool) -> dict[str, object]:
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = 0
     params.check_tensors = True  # every value, and every block's scales, must be a finite number
-    files = (ctypes.c_char_p * len(paths))(*map(os.fsencode, paths))
-    if len(paths) == 1:
-        model = llama_cpp.llama_model_load_from_file(files[0], params)
-    else:
-        model = llama_cpp.llama_model_load_from_splits(files, len(paths), params)
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         return {"refused": _reason(lines)}
     settings = llama_cpp.llama_context_default_params()
@@ -89,12 +68,5 @@ def _reason(lines: list[str]) -> str:
     return ""
 
 
-def _end_with_parent() -> None:
-    # The bare descriptor: a thread that holds sys.stdin's lock cannot be ended cleanly.
-    while os.read(0, 4096):
-        pass
-    os._exit(1)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    serve(lambda job, _say: _decode(job["path"], embeds=job["embeds"]))

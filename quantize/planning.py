@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.artifact import GGML_TYPES, Artifact, GGMLType, Level, levels
-from edge_runtime.artifact.ggml import ValueType
-from edge_runtime.artifact.gguf_values import Cursor, opened
+from edge_runtime.artifact.gguf import DEFAULT_ALIGNMENT
 from edge_runtime.errors import BackendError, UsageError
 
 from . import imatrix
 from .imatrix import Imatrix
 from .options import QuantizeOptions
 from .quantizer import Job, Quantizer
-from .writers.gguf import ALIGNMENT
+from .splitting import metadata_pairs
+from .writers.gguf import padded
 
 LOSSLESS = frozenset({"F32", "F16", "BF16"})
 """Types that hold what a model was published with; the others have lost some of it."""
@@ -109,7 +109,7 @@ class QuantizePlan:
     @property
     def total_bytes(self) -> int:
         """The size of the new file: metadata, tensors, and the padding between them."""
-        return self.metadata_bytes + sum(_padded(tensor.size_bytes) for tensor in self.tensors)
+        return self.metadata_bytes + sum(padded(tensor.size_bytes) for tensor in self.tensors)
 
     @property
     def bits_per_weight(self) -> float:
@@ -144,8 +144,8 @@ class Request:
         And the alignment, which the quantizer copies but does not keep to when it is not its own.
         """
         pairs: list[tuple[str, str | int]] = []
-        if self.artifact.metadata.get("general.alignment", ALIGNMENT) != ALIGNMENT:
-            pairs.append(("general.alignment", ALIGNMENT))
+        if self.artifact.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
+            pairs.append(("general.alignment", DEFAULT_ALIGNMENT))
         if self.imatrix is None:
             return tuple(pairs)
         pairs.append(("quantize.imatrix.file", _cut(str(self.options.imatrix))))
@@ -357,7 +357,7 @@ def _counted(dims: tuple[int, ...]) -> tuple[int, ...]:
 
 def _metadata_bytes(asked: Request, tensors: tuple[TensorPlan, ...]) -> int:
     """The header of the new file: the old one's metadata with what the quantizer changes in it."""
-    sizes = dict(_pair_bytes(asked.artifact.path))
+    sizes = {key: len(data) for key, data in metadata_pairs(asked.artifact.path)}
     for key in ("split.no", "split.count", "split.tensors.count"):
         sizes.pop(key, None)
     for key in ("general.quantization_version", "general.file_type"):
@@ -368,23 +368,4 @@ def _metadata_bytes(asked: Request, tensors: tuple[TensorPlan, ...]) -> int:
     table = 0
     for tensor in tensors:
         table += 8 + len(tensor.name.encode()) + 4 + 8 * len(tensor.dims) + 4 + 8
-    return _padded(24 + sum(sizes.values()) + table)
-
-
-def _pair_bytes(path: Path) -> Iterator[tuple[str, int]]:
-    """Each metadata key of a GGUF file with the bytes its pair takes."""
-    with opened(path) as file:
-        cursor = Cursor(file, path)
-        cursor.u32("the magic")
-        cursor.u32("the version")
-        cursor.u64("the number of tensors")
-        for _ in range(cursor.u64("the number of metadata pairs")):
-            start = cursor.position
-            key = cursor.text("a metadata key", 65_535).decode("utf-8")
-            kind: ValueType = cursor.value_type(f"the value of {key!r}")
-            cursor.value(kind, key)
-            yield key, cursor.position - start
-
-
-def _padded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+    return padded(24 + sum(sizes.values()) + table)

@@ -6,18 +6,11 @@ its failures mean; refuses to know what is quantized to what, and why.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
 
 from edge_runtime.errors import (
     BackendError,
@@ -27,8 +20,9 @@ from edge_runtime.errors import (
     FormatError,
     UnsupportedError,
     UsageError,
-    WorkerError,
 )
+
+from .child import Child
 
 _KEPT_LINES = 20_000  # a plan is a line or two for each tensor; no model has so many
 _LAST_WORDS = "failed to quantize: "
@@ -73,7 +67,8 @@ class Job:
             "remove": [str(path.absolute()) for path in self.remove],
             "dry_run": self.out is None,
             "ftype": self.ftype,
-            "nthread": self.threads or 0,
+            # More threads than processors gain nothing, and too many cannot be started.
+            "nthread": min(self.threads or 0, os.cpu_count() or 1),
             "allow_requantize": self.allow_requantize,
             "pure": self.pure,
             "keep_split": self.keep_split,
@@ -86,39 +81,11 @@ class Job:
         }
 
 
-class Quantizer:
-    """A running child process; leaving the `with` block ends it at once, whatever it was doing."""
+class Quantizer(Child):
+    """A running child process that quantizes."""
 
     def __init__(self) -> None:
-        self._complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._complaints,
-            text=True,
-            encoding="utf-8",
-            env=_environment(),
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._child.kill()
-        self._child.wait()
-        for pipe in (self._child.stdin, self._child.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    continue  # a job it never read; the pipe is closed all the same
-        self._complaints.close()
+        super().__init__("worker")
 
     def run(self, job: Job, on_tensor: Callable[[int], None] | None = None) -> tuple[str, ...]:
         """Does a job and returns the quantizer's log, at most its last 20,000 lines.
@@ -130,31 +97,20 @@ class Quantizer:
         try:
             status, log = self._follow(job, on_tensor)
         except BaseException:
-            self._child.kill()  # first of all: what it writes is about to be removed
-            self._child.wait()
+            self.end()  # first of all: what it writes is about to be removed
             raise
         if status == 0:
             return log
         if status is not None:
             raise _refusal(log, job)
-        self._child.wait()
-        raise _death(self._child.returncode, log, _tail(self._complaints))
+        raise self.death(log[-1] if log else "")
 
     def _follow(
         self, job: Job, on_tensor: Callable[[int], None] | None
     ) -> tuple[int | None, tuple[str, ...]]:
         """Hands the child a job and listens: its status (None if it gave none) and its log."""
         log: list[str] = []
-        stdin, stdout = self._child.stdin, self._child.stdout
-        if stdin is None or stdout is None:  # cannot be: both were asked for
-            return None, ()
-        try:
-            stdin.write(json.dumps(job.spec()) + "\n")
-            stdin.flush()  # and left open: the child ends when it closes
-        except BrokenPipeError:
-            return None, ()
-        for line in stdout:
-            message: Mapping[str, object] = json.loads(line)
+        for message in self.ask(job.spec()):
             if "log" in message:
                 log.append(str(message["log"]))
                 del log[:-_KEPT_LINES]
@@ -165,13 +121,6 @@ class Quantizer:
             elif on_tensor is not None:
                 on_tensor(int(str(message["tensor"])))
         return None, tuple(log)
-
-
-def _environment() -> dict[str, str]:
-    environment = dict(os.environ)
-    roots = [str(Path(__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, roots))
-    return environment
 
 
 def _outdated(missing: object) -> EngineMissingError:
@@ -232,34 +181,3 @@ def _is_regex(reason: str) -> bool:
     # The C++ libraries word their regex errors freely; these words are in all of them.
     words = ("regex", "regular expression", "expression", "bracket", "parenthes", "brace", "escape")
     return any(word in reason.lower() for word in words)
-
-
-def _death(code: int, log: tuple[str, ...], complaints: str) -> EngineMissingError | WorkerError:
-    """What the end of the process means."""
-    words = complaints.strip().splitlines()
-    if "ModuleNotFoundError" in complaints or "Failed to load shared library" in complaints:
-        return EngineMissingError(
-            "llama.cpp's quantizer cannot be loaded.",
-            cause=words[-1],
-            way_out="Install it again: pip install --force-reinstall llama-cpp-python",
-        )
-    last = words[-1] if words else next(iter(log[-1:]), "")
-    reason = next((line for line in words if "GGML_ASSERT" in line), last)
-    how = f"with exit status {code}"
-    if code < 0:
-        how = f"by signal {signal.Signals(-code).name}"
-    if code == -signal.SIGKILL:
-        reason = "The system kills a process when memory runs out."
-    return WorkerError(
-        f"The quantizing process was ended {how}.",
-        cause=f"Its last words: {reason[:300]}" if reason else "",
-        way_out="Quantize with fewer threads, or close other programs, and try again."
-        if code == -signal.SIGKILL
-        else "",
-    )
-
-
-def _tail(file: IO[bytes]) -> str:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 8192))
-    return file.read().decode("utf-8", "replace")

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edge_runtime.artifact import Artifact, Level
+from edge_runtime.artifact.split import split_paths, split_prefix
 from edge_runtime.errors import BackendError, FormatError, UnsupportedError, UsageError
 
 from . import verification
 from .options import QuantizeOptions
 from .planning import QuantizePlan, Request, answer, columns, request
 from .quantizer import Quantizer
-from .writers.gguf import Progress, split_paths
+from .writers.gguf import Progress
 from .writers.whole_file import check_destination, whole_files
 
 _PART_BYTES = 64 * 1024
@@ -59,25 +60,24 @@ def requantize(
         raise UsageError(f"{out} would overwrite its own source.", way_out="Name another file.")
     outs = split_paths(out, len(asked.artifact.paths) if keep_split else 1)
     for path in outs:
-        check_destination(path, 0, overwrite=overwrite)
+        check_destination(path, overwrite=overwrite)
     with Quantizer() as quantizer:
         plan = answer(asked, quantizer)
         _check_losses(asked, plan)
         _check_patterns(plan)
         _check_importance(asked, plan)
         needed_bytes = plan.total_bytes + (len(outs) - 1) * _PART_BYTES
-        with whole_files(outs, needed_bytes) as temporaries:
-            written = _as_parts(temporaries)
+        with whole_files(outs, needed_bytes, overwrite=overwrite) as temporaries:
             job = asked.job(
-                temporaries[0],
+                split_prefix(temporaries[0]),
                 keep_split=len(outs) > 1,
-                remove=(*written, *temporaries),
+                remove=temporaries,
                 output=out,
             )
             quantizer.run(job, _steps(plan, progress))
-            _check_result(plan, written)
+            _check_result(plan, temporaries)
             if verify:
-                verification.verify(written[0])
+                verification.verify(temporaries[0])
     if progress is not None:
         progress(1.0)
     return Artifact.open(outs[0])
@@ -153,19 +153,6 @@ def _steps(plan: QuantizePlan, progress: Progress | None) -> Callable[[int], Non
             told(before[number - 1] / before[-1])
 
     return tell
-
-
-def _as_parts(temporaries: Sequence[Path]) -> tuple[Path, ...]:
-    """Where the quantizer writes: for parts, other names of the temporary files.
-
-    It derives the parts' names from the one it is given; what it writes to them must land in the
-    files that are locked and renamed.
-    """
-    names = split_paths(temporaries[0], len(temporaries))
-    if len(names) > 1:
-        for name, temporary in zip(names, temporaries, strict=True):
-            name.hardlink_to(temporary)
-    return names
 
 
 def _check_result(plan: QuantizePlan, written: Sequence[Path]) -> None:

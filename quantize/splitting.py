@@ -42,9 +42,10 @@ def split(
         )
         for tensor in read_header(source).tensors
     ]
+    pairs = metadata_pairs(source)
     return gguf.write(
         out,
-        _pairs(source),
+        gguf.Pairs(count=len(pairs), data=b"".join(data for _, data in pairs)),
         tensors,
         split_bytes=split_bytes,
         overwrite=overwrite,
@@ -53,18 +54,21 @@ def split(
     )
 
 
-def _pairs(source: Path) -> gguf.Pairs:
+def metadata_pairs(source: Path) -> tuple[tuple[str, bytes], ...]:
+    """Each metadata key of a GGUF file that can be read, with the bytes of its pair."""
+    spans = []
     with opened(source) as file:
         cursor = Cursor(file, source)
         cursor.u32("the magic")
         cursor.u32("the version")
         cursor.u64("the number of tensors")
-        count = cursor.u64("the number of metadata pairs")
-        start = cursor.position
-        for _ in range(count):
-            cursor.text("a metadata key", cursor.size)
-            cursor.value(cursor.value_type("a value"), "a key")
-        return gguf.Pairs(count=count, data=bytes(cursor.consumed()[start:]))
+        for _ in range(cursor.u64("the number of metadata pairs")):
+            start = cursor.position
+            key = cursor.text("a metadata key", 65_535).decode("utf-8")
+            cursor.value(cursor.value_type(f"the value of {key!r}"), key)
+            spans.append((key, start, cursor.position))
+        data = cursor.consumed()
+    return tuple((key, bytes(data[start:end])) for key, start, end in spans)
 
 
 def _slabs(source: Path, tensor: TensorInfo) -> Iterator[memoryview]:

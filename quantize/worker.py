@@ -1,25 +1,20 @@
-"""The child process around llama.cpp's quantizer: JSON jobs on stdin, JSON lines on stdout.
+"""The child process around llama.cpp's quantizer, which may end the process it runs in: this one.
 
     {"source": ..., "out": ..., "remove": [...], "dry_run": false, "ftype": 15, ...}
     -> {"log": "..."} ... {"tensor": 12} ... {"status": 0}
 
-The quantizer may end the process it runs in; that process is this one. It also ends when its stdin
-closes, that is when its parent is gone, and takes what it was writing with it. Nothing else is
-known here: the other side prepares the jobs, and judges the log.
+`quantizer` prepares the jobs, and judges the log.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import json
 import os
-import queue
 import re
-import signal
-import threading
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any
+
+from .child import Job, Say, serve
 
 BUFFER_BYTES = 32 * 1024**2
 """Rows the quantizer holds at once; its own default of 8 GiB only costs memory."""
@@ -27,33 +22,14 @@ BUFFER_BYTES = 32 * 1024**2
 _STEP = re.compile(r"\[\s*(\d+)/\s*\d+\] ")
 _NEEDED = ("dry_run", "imatrix", "tt_overrides", "kv_overrides", "max_buf_size")
 
-Job = dict[str, Any]
 
-
-def main() -> NoReturn:
-    """Does one job after the other until stdin closes, which ends the process."""
-    # The C library prints; what it prints must not mix with the answers.
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    if hasattr(signal, "SIGINT"):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # C code never returns to Python's handler
-    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    current: list[Job] = []
-    threading.Thread(target=_listen, args=(jobs, current), daemon=True).start()
-    while True:
-        current.append(jobs.get())
-        answer = _quantize(channel, current[0])
-        current.clear()
-        _say(channel, answer)
-
-
-def _quantize(channel: TextIO, job: Job) -> dict[str, object]:
+def _quantize(job: Job, say: Say) -> dict[str, object]:
     import llama_cpp
 
     known = {field[0] for field in llama_cpp.llama_model_quantize_params._fields_}
     if missing := [name for name in _NEEDED if name not in known]:
         return {"missing": missing}
-    callback = llama_cpp.llama_log_callback(_Log(channel))  # kept alive by this frame
+    callback = llama_cpp.llama_log_callback(_Log(say))  # kept alive by this frame
     llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
     params = llama_cpp.llama_model_quantize_default_params()
     params.max_buf_size = BUFFER_BYTES
@@ -77,8 +53,8 @@ def _quantize(channel: TextIO, job: Job) -> dict[str, object]:
 class _Log:
     """Passes the quantizer's log on: whole lines, and each tensor as soon as it is begun."""
 
-    def __init__(self, channel: TextIO) -> None:
-        self._channel = channel
+    def __init__(self, say: Say) -> None:
+        self._say = say
         self._line = ""
         self._told = ""
 
@@ -89,11 +65,11 @@ class _Log:
             step = _STEP.match(line)
             if step is not None and step[1] != self._told:
                 self._told = step[1]
-                _say(self._channel, {"tensor": int(step[1])})
+                self._say({"tensor": int(step[1])})
         for line in whole:
             # The list of metadata says nothing about the work, and is long.
             if line.strip() and not line.startswith("llama_model_loader: - "):
-                _say(self._channel, {"log": line.strip()[:1000]})
+                self._say({"log": line.strip()[:1000]})
 
 
 def _overrides(llama_cpp: Any, params: Any, types: list[tuple[str, int]]) -> object:
@@ -135,23 +111,5 @@ def _importance(llama_cpp: Any, params: Any, path: Path) -> object:
     return array, values
 
 
-def _say(channel: TextIO, message: dict[str, object]) -> None:
-    channel.write(json.dumps(message) + "\n")
-    channel.flush()
-
-
-def _listen(jobs: queue.SimpleQueue[Job], current: list[Job]) -> None:
-    # The bare descriptor: a thread that holds sys.stdin's lock cannot be ended cleanly.
-    data = b""
-    while more := os.read(0, 65536):
-        *lines, data = (data + more).split(b"\n")
-        for line in lines:
-            jobs.put(json.loads(line))
-    for path in (name for job in current for name in job["remove"]):
-        with contextlib.suppress(OSError):
-            Path(path).unlink()
-    os._exit(1 if current else 0)
-
-
 if __name__ == "__main__":
-    main()
+    serve(_quantize)

@@ -1,4 +1,4 @@
-"""The `config.json` of a Hugging Face model directory: found, bounded, parsed.
+"""A Hugging Face model directory: what it is called, its `config.json` found, bounded, parsed.
 
 It reads no weights and no tokenizer, and judges no value: `config` does.
 """
@@ -54,6 +54,15 @@ def read_config(path: str | os.PathLike[str]) -> Mapping[str, object]:
     if not isinstance(config, dict):
         raise FormatError(f"{where} holds no JSON object.")
     return config
+
+
+def checkpoint_name(path: str | os.PathLike[str]) -> str:
+    """What a model's directory is called; one of the Hugging Face cache by its repository."""
+    for where in (Path(path).absolute(), Path(path).resolve()):
+        repository = where.parent.parent.name
+        if where.parent.name == "snapshots" and repository.startswith("models--"):
+            return repository.rpartition("--")[2]
+    return where.name or "model"
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -15,7 +15,8 @@ from ..errors import FormatError, ModelNotFoundError
 from .gguf import GGUFHeader, TensorInfo, read_header
 
 _PART_NAME = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
-_MAX_PARTS = 999
+MAX_PARTS = 999
+"""The most parts of a split file that are read here."""
 
 
 def part_paths(path: Path) -> tuple[Path, ...]:
@@ -24,10 +25,27 @@ def part_paths(path: Path) -> tuple[Path, ...]:
     if match is None:
         return (path,)
     count = int(match["count"])
-    if not 1 <= int(match["number"]) <= count <= _MAX_PARTS:
+    if not 1 <= int(match["number"]) <= count <= MAX_PARTS:
         return (path,)
+    return _numbered(path.with_name(match["stem"]), count)
+
+
+def split_paths(out: Path, count: int) -> tuple[Path, ...]:
+    """The paths `out` becomes when it is cut into parts; `out` itself for one part."""
+    if count == 1:
+        return (out,)
+    return _numbered(out.with_name(out.name.removesuffix(".gguf")), count)
+
+
+def split_prefix(part: Path) -> Path:
+    """What llama.cpp is told to write a part and its siblings; the path alone if it is no part."""
+    match = _PART_NAME.fullmatch(part.name)
+    return part if match is None else part.with_name(match["stem"])
+
+
+def _numbered(prefix: Path, count: int) -> tuple[Path, ...]:
     return tuple(
-        path.with_name(f"{match['stem']}-{number:05d}-of-{count:05d}.gguf")
+        prefix.with_name(f"{prefix.name}-{number:05d}-of-{count:05d}.gguf")
         for number in range(1, count + 1)
     )
 
@@ -62,7 +80,7 @@ def read_parts(path: str | os.PathLike[str]) -> tuple[GGUFHeader, ...]:
 
 
 def _five(count: object) -> str:
-    return f"{count:05d}" if isinstance(count, int) and 0 < count <= _MAX_PARTS else "0000N"
+    return f"{count:05d}" if isinstance(count, int) and 0 < count <= MAX_PARTS else "0000N"
 
 
 def _joined(headers: list[GGUFHeader]) -> tuple[GGUFHeader, ...]:

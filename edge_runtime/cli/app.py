@@ -81,6 +81,11 @@ def main() -> None:
         # The reader of a pipe went away; what is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if os.environ.get("EDGE_DEBUG"):
+            traceback.print_exc()
+        _complain(f"{error.filename or 'A file'} cannot be used.", f"{error.strerror or error}.")
+        sys.exit(EdgeError.exit_code)
     except Exception as error:  # the last boundary: a stranger must never meet a traceback
         if os.environ.get("EDGE_DEBUG"):
             raise

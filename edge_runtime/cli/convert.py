@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import EdgeError, UnsupportedError, UsageError
-from .options import complete_level, level_name
+from .options import PANEL_OUT, Force, JsonOutput, Verify, complete_level, level_name
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
     from ..report.written import Written
 
-_PANEL_OUT = "Output"
 _PANEL_HOW = "How"
 _UNWEIGHTED = ("F32", "F16", "BF16", "Q8_0")
 """Levels that round every weight by itself."""
@@ -49,7 +48,7 @@ def convert(
             "-o",
             help="File to write.",
             show_default="./NAME-LEVEL.gguf",
-            rich_help_panel=_PANEL_OUT,
+            rich_help_panel=PANEL_OUT,
         ),
     ] = None,
     split_max_size: Annotated[
@@ -57,18 +56,12 @@ def convert(
         typer.Option(
             "--split-max-size",
             help="Cut it into files with this much tensor data: 4GiB.",
-            rich_help_panel=_PANEL_OUT,
+            rich_help_panel=PANEL_OUT,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite.", rich_help_panel=_PANEL_OUT)
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print one JSON document on stdout.", rich_help_panel=_PANEL_OUT
-        ),
-    ] = False,
+    force: Force = False,
+    verify: Verify = False,
+    as_json: JsonOutput = False,
     pre: Annotated[
         str | None,
         typer.Option(
@@ -86,14 +79,6 @@ def convert(
             rich_help_panel=_PANEL_HOW,
         ),
     ] = None,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify",
-            help="Read every value back and decode one token.",
-            rich_help_panel=_PANEL_HOW,
-        ),
-    ] = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -108,6 +93,7 @@ def convert(
 ) -> None:
     """Converts a checkpoint to a GGUF file."""
     from .. import sources
+    from ..artifact.checkpoint import checkpoint_name
     from ..report.written import Written
     from ..units import parse_bytes
     from .jobs import interruptible, say, told_download
@@ -122,7 +108,7 @@ def convert(
         )
     with interruptible("What was fetched is kept."):
         folder = sources.resolve_checkpoint(checkpoint, on_download=told_download)
-    name = sources.checkpoint_name(folder)
+    name = checkpoint_name(folder)
     target = out if out is not None else Path(f"{name}-{wanted}.gguf")
     if target.is_dir():
         target /= f"{name}-{wanted}.gguf"

@@ -68,9 +68,10 @@ def _inspected(text: str, contexts: tuple[int, ...]) -> Inspection:
         )
     path = Path(text).expanduser()
     if _is_checkpoint(path):
+        from ..artifact.checkpoint import checkpoint_name
         from .checkpoint_facts import inspect_checkpoint
 
-        return inspect_checkpoint(path, sources.checkpoint_name(path), contexts)
+        return inspect_checkpoint(path, checkpoint_name(path), contexts)
     if path.is_file() and (path.suffix == ".safetensors" or path.name == "config.json"):
         raise UsageError(
             f"{path} is one file of a checkpoint.", way_out=f"Name its folder: {path.parent}"

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast, get_args
+from typing import Annotated, cast, get_args
+
+import typer
 
 from ..errors import UnsupportedError, UsageError
 from ..measurement import KvType
+
+PANEL_OUT = "Output"
+
+Force = Annotated[bool, typer.Option("--force", help="Overwrite.", rich_help_panel=PANEL_OUT)]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify", help="Read every value back and decode one token.", rich_help_panel=PANEL_OUT
+    ),
+]
+JsonOutput = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=PANEL_OUT),
+]
 
 
 def kv_type(text: str) -> KvType:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UnsupportedError, UsageError
-from .options import complete_level, level_names
+from .options import PANEL_OUT, Force, JsonOutput, Verify, complete_level, level_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PANEL_WHAT = "What"
 _PANEL_TYPES = "Other types for some tensors"
-_PANEL_OUT = "Output"
 
 
 def quantize(
@@ -116,13 +115,13 @@ def quantize(
             "-o",
             help="File to write, for one level.",
             show_default="./NAME-LEVEL.gguf",
-            rich_help_panel=_PANEL_OUT,
+            rich_help_panel=PANEL_OUT,
         ),
     ] = None,
     out_dir: Annotated[
         Path | None,
         typer.Option(
-            "--out-dir", help="Folder to write into.", show_default=".", rich_help_panel=_PANEL_OUT
+            "--out-dir", help="Folder to write into.", show_default=".", rich_help_panel=PANEL_OUT
         ),
     ] = None,
     keep_split: Annotated[
@@ -130,26 +129,12 @@ def quantize(
         typer.Option(
             "--keep-split",
             help="Write as many parts as a split source has.",
-            rich_help_panel=_PANEL_OUT,
+            rich_help_panel=PANEL_OUT,
         ),
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite.", rich_help_panel=_PANEL_OUT)
-    ] = False,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify",
-            help="Read every value back and decode one token.",
-            rich_help_panel=_PANEL_OUT,
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print one JSON document on stdout.", rich_help_panel=_PANEL_OUT
-        ),
-    ] = False,
+    force: Force = False,
+    verify: Verify = False,
+    as_json: JsonOutput = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -158,7 +143,7 @@ def quantize(
             min=1,
             help="Threads.",
             show_default="all cores",
-            rich_help_panel=_PANEL_OUT,
+            rich_help_panel=PANEL_OUT,
         ),
     ] = None,
 ) -> None:

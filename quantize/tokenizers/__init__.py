@@ -32,7 +32,7 @@ class Vocabulary(Enum):
     BYTE_LEVEL = "tokenizer.json, byte-level BPE"
     SENTENCEPIECE_FIRST = "tokenizer.model where there is one, else tokenizer.json of either kind"
     PHI3 = "as SENTENCEPIECE_FIRST, with added tokens from every file that lists some"
-    WORDPIECE = "tokenizer.json, WordPiece"
+    WORDPIECE = "tokenizer.json or vocab.txt, WordPiece"
 
 
 def vocabulary_metadata(
@@ -121,7 +121,9 @@ def _kind(files: TokenizerFiles) -> str:
     if files.described is None:
         if files.has("vocab.json") and files.has("merges.txt"):
             return "BPE"
-        near = [name for name in ("tekken.json", "vocab.json", "vocab.txt") if files.has(name)]
+        if files.has("vocab.txt"):
+            return "WordPiece"
+        near = [name for name in ("tekken.json", "vocab.json") if files.has(name)]
         raise ModelNotFoundError(
             f"{files.path} holds no tokenizer that can be converted.",
             cause=f"There is {near[0]}, but neither tokenizer.json nor tokenizer.model."

@@ -193,7 +193,9 @@ def _build(normalizer: object, pre_tokenizer: object) -> Any:
 def _refusal() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the library raises nothing narrower, whatever it dislikes
+    except (KeyboardInterrupt, GeneratorExit, SystemExit):
+        raise
+    except BaseException as error:  # nothing narrower: a failed check in its Rust is no Exception
         raise FormatError(
             "tokenizer.json has a normalizer or pre_tokenizer that is none.",
             cause=f"{str(error)[:160]}.",

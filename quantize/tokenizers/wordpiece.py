@@ -3,10 +3,12 @@
 llama.cpp marks where words begin instead of where they go on: `##ing` is written `ing`, `go` as
 U+2581 and `go`. It normalizes by the two keys the file gets, knows one way to cut words, and reads
 no pre-tokenizer's name for these vocabularies; the name is written as published files have it.
+Reads `tokenizer.json`, or `vocab.txt` with the settings.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from edge_runtime.errors import FormatError, UnsupportedError
@@ -14,13 +16,18 @@ from edge_runtime.errors import FormatError, UnsupportedError
 from ..writers.gguf import Value
 from . import pretokenizer
 from .added import added_tokens, tokenizer_class
-from .files import TokenizerFiles
+from .files import TokenizerFiles, content
 from .special import special_metadata
 from .templates import chat_template_metadata
 from .tokens import SPACE_MARK, Kind, TokenTable, require_ids, require_vocabulary
 
 _CONTINUES = "##"
 _LONGEST_WORD = 100
+_IDS_OF_BERT: Mapping[str, tuple[str, int]] = {
+    "unk": ("unknown", 100), "cls": ("bos", 101), "sep": ("seperator", 102),
+    "pad": ("padding", 0), "mask": ("mask", 103),
+}  # fmt: skip
+"""Key of each special token in a GGUF file, and the id llama.cpp takes where the key is missing."""
 
 
 def wordpiece_metadata(
@@ -32,6 +39,11 @@ def wordpiece_metadata(
     Raises UnsupportedError for one that marks the insides of words otherwise than BERT's, or whose
     text is not normalized and cut as BERT's is.
     """
+    if files.described is None:
+        special = _special_of_vocab_txt(files, vocabulary_tokens)
+        files = dataclasses.replace(files, described=_of_vocab_txt(files))
+    else:
+        special = special_metadata(files, limit=vocabulary_tokens)
     described = files.described or {}
     model = described.get("model")
     if not isinstance(model, dict):
@@ -58,9 +70,61 @@ def wordpiece_metadata(
         pre = _published_name(files, described, vocabulary) or "default"
     return {
         **table.metadata(model="bert", pre=pre, scores=False),
-        **special_metadata(files, limit=vocabulary_tokens),
+        **special,
         **chat_template_metadata(files),
     }
+
+
+def _of_vocab_txt(files: TokenizerFiles) -> Mapping[str, object]:
+    """What a tokenizer.json would say, from `vocab.txt` and the tokenizer's settings."""
+    vocabulary = _lines(files)
+    special = [text for text in _special_texts(files).values() if text in vocabulary]
+    return {
+        "added_tokens": [
+            {"id": vocabulary[text], "content": text, "special": True, "normalized": False}
+            for text in special
+        ],
+        "normalizer": {
+            "type": "BertNormalizer", "clean_text": True,
+            "handle_chinese_chars": files.settings.get("tokenize_chinese_chars", True),
+            "strip_accents": files.settings.get("strip_accents"),
+            "lowercase": files.settings.get("do_lower_case", True),
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": {"type": "WordPiece", "vocab": vocabulary},
+    }  # fmt: skip
+
+
+def _lines(files: TokenizerFiles) -> dict[str, int]:
+    """The tokens of `vocab.txt`, one a line; of two equal ones the last counts."""
+    lines = (files.checkpoint.text("vocab.txt") or "").replace("\r\n", "\n").split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return {text: number for number, text in enumerate(lines)}
+
+
+def _special_texts(files: TokenizerFiles) -> dict[str, str]:
+    return {
+        name: content(files.settings.get(f"{name}_token")) or f"[{name.upper()}]"
+        for name in _IDS_OF_BERT
+    }
+
+
+def _special_of_vocab_txt(files: TokenizerFiles, limit: int) -> dict[str, Value]:
+    """What config.json says, and what llama.cpp would take to be as in BERT's own though it is not.
+
+    Nothing else is written, as published files made from a `vocab.txt` have it.
+    """
+    found = special_metadata(files, limit=limit)
+    vocabulary = _lines(files)
+    for name, text in _special_texts(files).items():
+        key, usual = _IDS_OF_BERT[name]
+        if vocabulary.get(text, usual) != usual:
+            found.setdefault(f"tokenizer.ggml.{key}_token_id", vocabulary[text])
+    for key, setting in (("lowercase", "do_lower_case"), ("strip_accents", "strip_accents")):
+        if files.settings.get(setting) is False:
+            found[f"tokenizer.ggml.normalizer.{key}"] = False
+    return found
 
 
 def _marked(text: str) -> str:

@@ -17,24 +17,26 @@ from typing import BinaryIO
 
 from edge_runtime.artifact import GGMLType
 from edge_runtime.artifact.ggml import ValueType
-from edge_runtime.artifact.gguf import read_header
+from edge_runtime.artifact.gguf import DEFAULT_ALIGNMENT, MAGIC, read_header
+from edge_runtime.artifact.split import MAX_PARTS, split_paths
 from edge_runtime.errors import ArtifactError, DiskError, UsageError
 
-from .whole_file import check_destination, whole_files
+from .whole_file import whole_files
 
-MAGIC = b"GGUF"
 VERSION = 3
-ALIGNMENT = 32
-"""Tensors start at multiples of this: the format's default, so no key has to say it."""
-
-MAX_PARTS = 999
-"""The most parts of a split file that are read here."""
 
 NAME_BYTES = 63
 """The longest tensor name llama.cpp keeps (GGML_MAX_NAME less its terminator)."""
 
 Progress = Callable[[float], None]
 """Told now and then what part of the work is done, from 0 to 1; what it raises stops the work."""
+
+
+def part_of(progress: Progress | None, start: float, end: float) -> Progress | None:
+    """Progress of one of several jobs, told as progress of all."""
+    if progress is None:
+        return None
+    return lambda fraction: progress(start + (end - start) * fraction)
 
 
 _CODES = {
@@ -82,8 +84,8 @@ class Pairs:
 
 
 Metadata = Mapping[str, Value] | Pairs
-Check = Callable[[tuple[Path, ...]], None]
-"""Told the paths of files that are whole but not yet named; what it raises keeps them from it."""
+Check = Callable[[Path], None]
+"""Told the path to open of files that are whole but not yet named; what it raises stops that."""
 
 Slab = bytes | memoryview
 """A piece of a tensor's data."""
@@ -110,15 +112,7 @@ class PlannedTensor:
 
 def file_bytes(metadata: Metadata, tensors: Sequence[PlannedTensor]) -> int:
     """Returns the exact size of the file `write` would make."""
-    return len(_header(metadata, tensors)) + sum(_padded(t.size_bytes) for t in tensors)
-
-
-def split_paths(out: Path, count: int) -> tuple[Path, ...]:
-    """Returns the names llama.cpp demands of a split file's parts; `out` itself for one part."""
-    if count == 1:
-        return (out,)
-    stem = out.name.removesuffix(".gguf")
-    return tuple(out.with_name(f"{stem}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1))
+    return len(_header(metadata, tensors)) + sum(padded(t.size_bytes) for t in tensors)
 
 
 def write(
@@ -145,14 +139,12 @@ def write(
     del metadata  # a vocabulary of strings, large and now in the header
     outs = split_paths(out, len(parts))
     total = sum(part.size_bytes for part in parts)
-    for path in outs:
-        check_destination(path, total, overwrite=overwrite)
-    with whole_files(outs, total) as temporaries:
+    with whole_files(outs, total, overwrite=overwrite) as temporaries:
         _write_parts(temporaries, parts, threads, progress)
         for temporary, part in zip(temporaries, parts, strict=True):
             _read_back(temporary, part, out)
         if check is not None:
-            check(temporaries)
+            check(temporaries[0])
     if progress is not None:
         progress(1.0)
     return outs[0]
@@ -183,7 +175,7 @@ class _Part:
 
     @property
     def size_bytes(self) -> int:
-        return len(self.header) + sum(_padded(t.size_bytes) for t in self.tensors)
+        return len(self.header) + sum(padded(t.size_bytes) for t in self.tensors)
 
 
 def _parts(
@@ -227,9 +219,9 @@ def _write_parts(
     done = 0
     for path, part in zip(paths, parts, strict=True):
         with path.open("r+b", buffering=0) as file:
-            told = _scaled(progress, done / total, part.size_bytes / total)
-            _write_part(file, part, threads, told)
-        done += part.size_bytes
+            end = done + part.size_bytes
+            _write_part(file, part, threads, part_of(progress, done / total, end / total))
+        done = end
 
 
 def _write_part(file: BinaryIO, part: _Part, threads: int, progress: Progress | None) -> None:
@@ -241,8 +233,8 @@ def _write_part(file: BinaryIO, part: _Part, threads: int, progress: Progress | 
         else:  # the tensor's end
             if size != tensor.size_bytes:
                 raise ValueError(f"{tensor.name}: {size} bytes came, not {tensor.size_bytes}")
-            _write_all(file, bytes(_padded(size) - size))
-            done += _padded(size)
+            _write_all(file, bytes(padded(size) - size))
+            done += padded(size)
             size = 0
         fraction = (done + size) / part.size_bytes
         if progress is not None and fraction - told >= 0.01:
@@ -303,12 +295,6 @@ def _unreliable(out: Path, cause: str) -> DiskError:
     )
 
 
-def _scaled(progress: Progress | None, start: float, share: float) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda fraction: progress(start + share * fraction)
-
-
 def _header(metadata: Metadata, tensors: Sequence[PlannedTensor]) -> bytearray:
     pairs = _pairs(metadata)
     header = bytearray(MAGIC + struct.pack("<IQQ", VERSION, len(tensors), pairs.count))
@@ -322,8 +308,8 @@ def _header(metadata: Metadata, tensors: Sequence[PlannedTensor]) -> bytearray:
         header += _string(tensor.name) + struct.pack("<I", len(tensor.dims))
         header += struct.pack(f"<{len(tensor.dims)}Q", *tensor.dims)
         header += struct.pack("<IQ", tensor.type.id, offset)
-        offset += _padded(tensor.size_bytes)
-    header += bytes(_padded(len(header)) - len(header))
+        offset += padded(tensor.size_bytes)
+    header += bytes(padded(len(header)) - len(header))
     return header
 
 
@@ -386,8 +372,9 @@ def _string(text: str) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-def _padded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def padded(size: int) -> int:
+    """Bytes up to where the next tensor starts: the format's default, so no key has to say it."""
+    return -(-size // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
 
 
 def _write_all(file: BinaryIO, data: Slab | bytearray) -> int:

@@ -12,12 +12,14 @@ import contextlib
 import errno
 import os
 import secrets
+import shlex
 import shutil
 import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from edge_runtime.artifact.split import split_paths
 from edge_runtime.errors import DiskError, UsageError
 from edge_runtime.units import format_bytes
 
@@ -33,32 +35,33 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextlib.contextmanager
-def whole_file(out: Path, needed_bytes: int) -> Iterator[Path]:
-    """Lends an empty temporary file beside `out`, which becomes `out` when the block ends well.
+def whole_files(
+    outs: Sequence[Path], needed_bytes: int, *, overwrite: bool = True
+) -> Iterator[tuple[Path, ...]]:
+    """Lends an empty temporary file for each of `outs`, which it becomes when the block ends well.
 
-    Room for `needed_bytes` is checked first. The bytes are on the disk (fsync) before the rename,
-    and whatever interrupts the block, the temporary file goes. An OSError inside the block is taken
-    for one of the output: whoever reads other files there words its own failures.
-    Raises DiskError.
-    """
-    with whole_files((out,), needed_bytes) as (temporary,):
-        yield temporary
-
-
-@contextlib.contextmanager
-def whole_files(outs: Sequence[Path], needed_bytes: int) -> Iterator[tuple[Path, ...]]:
-    """Lends a temporary file for each of `outs`, all in one directory; see `whole_file`.
-
-    They are renamed from the last to the first, so that the first is there only when all are.
+    `outs` lie in one directory; several temporaries have the names of a split file's parts. Room
+    for `needed_bytes` is checked first. The bytes are on the disk (fsync) before the renames, which
+    go from the last to the first, so that the first is there only when all are. Whatever interrupts
+    the block, the temporaries go. An OSError inside it is taken for one of the output: whoever
+    reads other files there words its own failures.
+    Raises DiskError, and UsageError for a file that is there unless `overwrite`.
     """
     for out in outs:
-        check_destination(out, needed_bytes)
+        check_destination(out, needed_bytes, overwrite=overwrite)
     try:
-        with contextlib.ExitStack() as stack:
-            temporaries = tuple(stack.enter_context(scratch_file(out)) for out in outs)
+        with scratch_file(outs[0]) as scratch:
+            temporaries = split_paths(scratch, len(outs))
+            for temporary in temporaries:
+                temporary.touch()
             yield temporaries
             for temporary in temporaries:
                 _sync(temporary)
+            if not overwrite:  # another run may have been faster
+                for out in outs:
+                    _refuse_existing(out)
+            if len(outs) > 1:  # an old first part must never stand before new ones
+                outs[0].unlink(missing_ok=True)
             for temporary, out in reversed(tuple(zip(temporaries, outs, strict=True))):
                 temporary.replace(out)
     except OSError as error:
@@ -95,23 +98,23 @@ def remove_stale(directory: Path) -> None:
                 _remove_if_unlocked(path)
 
 
-def check_destination(out: Path, needed_bytes: int, *, overwrite: bool = True) -> None:
+def check_destination(
+    out: Path, needed_bytes: int | None = None, *, overwrite: bool = True
+) -> None:
     """Refuses an `out` that cannot be made where it is said to be, with room to spare.
 
+    `needed_bytes` is None where they are not known yet: then room is not asked for.
     Raises DiskError, and UsageError for a file that is there already unless `overwrite`.
     """
-    if out.is_dir():
-        raise DiskError(
-            f"{out} cannot be written.",
-            cause="It is a directory.",
-            way_out=f"Name a file in it, such as {out / 'model.gguf'}.",
-        )
-    if not overwrite and os.path.lexists(out):
-        raise UsageError(
-            f"{out} is there already.",
-            way_out="Choose another name, or overwrite it with --force.",
-        )
     try:
+        if out.is_dir():
+            raise DiskError(
+                f"{out} cannot be written.",
+                cause="It is a directory.",
+                way_out=f"Name a file in it, such as {out / 'model.gguf'}.",
+            )
+        if not overwrite:
+            _refuse_existing(out)
         if not stat.S_ISDIR(out.parent.stat().st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(out.parent, os.W_OK):
@@ -119,9 +122,17 @@ def check_destination(out: Path, needed_bytes: int, *, overwrite: bool = True) -
         remove_stale(out.parent)  # what they take up is room for this one
         free_bytes = shutil.disk_usage(out.parent).free
     except OSError as error:
-        raise disk_error(out, needed_bytes, error) from error
-    if free_bytes < needed_bytes + SPARE_BYTES:
+        raise disk_error(out, needed_bytes or 0, error) from error
+    if needed_bytes is not None and free_bytes < needed_bytes + SPARE_BYTES:
         raise _no_room(out, needed_bytes, free_bytes)
+
+
+def _refuse_existing(out: Path) -> None:
+    if os.path.lexists(out):
+        raise UsageError(
+            f"{out} is there already.",
+            way_out="Choose another name, or overwrite it with --force.",
+        )
 
 
 def disk_error(out: Path, needed_bytes: int, error: OSError) -> DiskError:
@@ -130,11 +141,15 @@ def disk_error(out: Path, needed_bytes: int, error: OSError) -> DiskError:
         with contextlib.suppress(OSError):
             return _no_room(out, needed_bytes, shutil.disk_usage(out.parent).free)
     fact = f"{out} cannot be written."
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+    if error.errno == errno.ENOTDIR:
+        return DiskError(
+            fact, cause=f"{out.parent} is no directory.", way_out="Name a file in a directory."
+        )
+    if error.errno == errno.ENOENT:
         return DiskError(
             fact,
             cause=f"There is no directory {out.parent}.",
-            way_out=f"Make it first: mkdir -p {out.parent}",
+            way_out=f"Make it first: mkdir -p {shlex.quote(str(out.parent))}",
         )
     if error.errno in _FORBIDDEN:
         return DiskError(
@@ -142,6 +157,8 @@ def disk_error(out: Path, needed_bytes: int, error: OSError) -> DiskError:
             cause=f"{out.parent} does not allow it ({error.strerror}).",
             way_out="Choose a directory that you may write to.",
         )
+    if error.errno == errno.ENAMETOOLONG:
+        return DiskError(fact, cause=f"{error.strerror}.", way_out="Choose a shorter name.")
     return DiskError(
         fact, cause=f"{error.strerror or error}.", way_out="Choose a directory on another disk."
     )
@@ -195,7 +212,8 @@ def _remove_if_unlocked(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows syncs only what is open for writing; a directory can be opened for reading alone.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -63,16 +63,21 @@ def pace(monkeypatch: pytest.MonkeyPatch, *, step_ms: float, **script: object) -
     monkeypatch.setenv("EDGE_RUNTIME_FAKE", json.dumps(fields))
 
 
-FAST = ("--backend", "fake", "--level", "Q8_0,Q4_K_M", "--budget", "4s", "-c", "512", "-p", "64")
+PLAIN = ("--backend", "fake", "--budget", "4s", "-c", "512", "-p", "64")
+FAST = (*PLAIN, "--level", "Q4_K_M")
+BOTH = (*PLAIN, "--level", "Q8_0,Q4_K_M")
 
 
-def test_a_fast_machine_is_viable(edge: Edge, config: Path) -> None:
-    code, out, _ = edge("check", config, *FAST)
+def test_a_fast_machine_is_viable_and_nothing_synthetic_is_left_behind(
+    edge: Edge, config: Path, tmp_path: Path
+) -> None:
+    code, out, _ = edge("check", config, *BOTH)
     assert code == 0
     assert "my-model" in out
     assert "VIABLE" in out
     assert "synthetic" in out
     assert "Best choice: my-model at Q8_0" in out
+    assert list((tmp_path / "cache").rglob("*.gguf")) == []
 
 
 def test_a_slow_machine_is_not_and_the_exit_code_says_so(
@@ -80,6 +85,9 @@ def test_a_slow_machine_is_not_and_the_exit_code_says_so(
 ) -> None:
     pace(monkeypatch, step_ms=250)
     code, out, _ = edge("check", config, *FAST)
+    if "disturbed while measuring" in out:  # by a neighbour: then it might be faster undisturbed
+        assert (code, "Nothing surely reaches 20.0 tok/s" in out) == (3, True)
+        return
     assert code == 1
     assert "NOT VIABLE" in out
     assert "Nothing here reaches 20.0 tok/s" in out
@@ -95,8 +103,11 @@ def test_near_the_limit_it_is_borderline(
     assert "BORDERLINE" in out
 
 
-def test_json_is_one_document_that_holds_the_raw_record(edge: Edge, config: Path) -> None:
-    code, out, _ = edge("check", config, *FAST, "--json")
+def test_json_is_one_document_that_holds_the_raw_record_and_saving_writes_the_same(
+    edge: Edge, config: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "report.json"
+    code, out, _ = edge("check", config, *BOTH, "--json", "--save", target)
     report = json.loads(out)
     assert code == 0
     assert {row["level"] for row in report["rows"]} == {"Q8_0", "Q4_K_M"}
@@ -108,21 +119,11 @@ def test_json_is_one_document_that_holds_the_raw_record(edge: Edge, config: Path
     assert stamps == sorted(stamps)
     assert len(stamps) > 10
     assert report["measurements"][0]["energy"]["reason"]
-
-
-def test_saving_writes_the_same_document(edge: Edge, config: Path, tmp_path: Path) -> None:
-    target = tmp_path / "report.json"
-    _, out, _ = edge("check", config, *FAST, "--json", "--save", target)
-    assert json.loads(target.read_text()) == json.loads(out)
+    assert json.loads(target.read_text()) == report
     assert [f.name for f in tmp_path.iterdir() if f.name.startswith(".report")] == []
     plain = tmp_path / "plain"
     plain.touch()
     assert target.stat().st_mode == plain.stat().st_mode
-
-
-def test_nothing_synthetic_is_left_behind(edge: Edge, config: Path, tmp_path: Path) -> None:
-    edge("check", config, *FAST)
-    assert list((tmp_path / "cache").rglob("*.gguf")) == []
 
 
 def test_a_real_file_is_measured_as_it_is(edge: Edge, tiny_gguf: Path) -> None:

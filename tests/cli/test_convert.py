@@ -18,30 +18,9 @@ import pytest
 
 import quantize
 from edge_runtime.artifact import Artifact
-from edge_runtime.cli import app as application
 
 pytestmark = pytest.mark.engine
 Edge = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def edge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Edge:
-    """Runs the command in an empty folder; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edge", *map(str, arguments)])
-        code = 0
-        try:
-            application.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_a_checkpoint_becomes_a_file_named_after_it(
@@ -161,6 +140,9 @@ def test_every_option_reaches_the_library(
         (("pickled",), 4, "pickle"),
         (("foreign",), 4, "MambaForCausalLM"),
         (("torn",), 4, "model.safetensors"),
+        (("tiny", "-o", "tiny/model.safetensors", "--force"), 2, "of the checkpoint itself"),
+        (("tiny", "-o", f"{300 * 'x'}.gguf"), 4, "name too long"),
+        ((300 * "x",), 4, "name too long"),
     ],
 )
 def test_mistakes_get_a_sentence_and_a_code_and_leave_nothing(

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from edge_runtime.artifact import Artifact
-from edge_runtime.cli import app as application
 from edge_runtime.cli.gguf_facts import inspect_gguf
 from edge_runtime.errors import EdgeError
 from edge_runtime.report.inspect import render_inspection
@@ -28,23 +27,6 @@ from edge_runtime.report.plain import safe_json
 
 Edge = Callable[..., tuple[int, str, str]]
 HOSTILE = "evil\x1b]0;owned\x07\x1b[31m\u202egnp.[red]\x9b1m\r\nsecond"
-
-
-@pytest.fixture
-def edge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Edge:
-    """Runs the command; gives exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edge", *map(str, arguments)])
-        code = 0
-        try:
-            application.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def other_gguf(path: Path, architecture: str, *, tensors: int = 1, **texts: str) -> Path:

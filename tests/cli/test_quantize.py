@@ -14,32 +14,11 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.artifact import LEVELS, Artifact
-from edge_runtime.cli import app as application
 from edge_runtime.cli.options import complete_level
 from edge_runtime.cli.quantizing import stem_of
 
 pytestmark = pytest.mark.engine
 Edge = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def edge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Edge:
-    """Runs the command in an empty folder; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edge", *map(str, arguments)])
-        code = 0
-        try:
-            application.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_one_level_makes_one_file_named_after_it(

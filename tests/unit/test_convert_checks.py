@@ -204,7 +204,7 @@ def test_no_room_is_said_before_the_intermediate_file(
 
 def test_the_same_files_come_out_whatever_the_threads(source: Source) -> None:
     wanted = source.convert("Q8_0").path.read_bytes()
-    for threads in (1, 3):
+    for threads in (1, 3, 10**6):
         found = source.convert("Q8_0", threads=threads, overwrite=True)
         assert found.path.read_bytes() == wanted
 
@@ -215,6 +215,28 @@ def test_a_file_that_is_there_is_refused_before_any_work(source: Source) -> None
         with pytest.raises(UsageError, match=r"is there already.*--force"):
             source.convert(level)
     assert source.out.read_text() == "mine"
+
+
+def test_a_file_that_another_run_made_meanwhile_is_kept(source: Source) -> None:
+    def overtaken(fraction: float) -> None:
+        if fraction < 1:
+            source.out.write_text("the other's")
+
+    with pytest.raises(UsageError, match="is there already"):
+        source.convert(progress=overtaken)
+    assert source.out.read_text() == "the other's"
+    assert len(list(source.out.parent.iterdir())) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are Linux's")
+def test_a_directory_whose_name_is_no_text_converts(source: Source, tmp_path: Path) -> None:
+    source.convert()
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/n\xff"))
+    source.path.joinpath("out").rename(tmp_path.parent / f"{tmp_path.name}-out")
+    odd.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        (source.path / name).rename(odd / name)
+    assert convert(odd, tmp_path / "m.gguf").name == "n\ufffd"
 
 
 def test_progress_grows_to_one_over_the_whole_job(source: Source) -> None:

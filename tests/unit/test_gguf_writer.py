@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.artifact import GGML_TYPES, ValueType
 from edge_runtime.artifact.gguf import read_header
-from edge_runtime.artifact.split import read_parts
+from edge_runtime.artifact.split import read_parts, split_paths
 from edge_runtime.errors import DiskError, FormatError, UsageError
 from quantize.splitting import split
 from quantize.writers import gguf, whole_file
@@ -300,7 +300,7 @@ def test_parts_without_number_are_refused(tmp_path: Path) -> None:
 
 def test_a_part_that_is_there_is_not_overwritten_unasked(tmp_path: Path) -> None:
     tensors = [t for t, _ in MANY]
-    second = gguf.split_paths(tmp_path / "m.gguf", 12)[1]
+    second = split_paths(tmp_path / "m.gguf", 12)[1]
     second.write_text("mine")
     with pytest.raises(UsageError, match=r"00002-of-00012\.gguf is there already"):
         gguf.write(tmp_path / "m.gguf", {}, tensors, split_bytes=1, overwrite=False)
@@ -343,8 +343,8 @@ def test_what_the_disk_gives_back_is_compared_before_the_file_gets_its_name(
 def test_a_check_sees_whole_files_and_can_refuse_them(tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def check(paths: tuple[Path, ...]) -> None:
-        seen.extend(len(read_header(path).tensors) for path in paths)
+    def check(first: Path) -> None:
+        seen.extend(len(header.tensors) for header in read_parts(first))
         raise FormatError("no good")
 
     with pytest.raises(FormatError, match="no good"):

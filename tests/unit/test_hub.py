@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime import hub, sources
+from edge_runtime.artifact.checkpoint import checkpoint_name
 from edge_runtime.errors import (
     EdgeError,
     FormatError,
@@ -371,7 +372,7 @@ def test_a_checkpoint_comes_whole_and_without_code_or_pickles(
     small = sum(len(data) for name, data in checkpoint.items())
     assert told[0] == (f"{len(checkpoint)} files of {REPO}", small)
     assert (SHARDS[1], len(b"the other")) in told
-    assert sources.checkpoint_name(folder) == "tiny-GGUF"
+    assert checkpoint_name(folder) == "tiny-GGUF"
     before = len(server.downloads())
     assert sources.resolve_checkpoint(f"hf:{REPO}", on_download=lambda *_: 1 / 0) == folder
     assert len(server.downloads()) == before

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime import sources
+from edge_runtime.artifact.checkpoint import checkpoint_name
 from edge_runtime.errors import ModelNotFoundError, UnsupportedError, UsageError
 
 
@@ -60,7 +61,7 @@ def test_a_checkpoint_directory_is_recognised(tmp_path: Path) -> None:
         f" -o {shlex.quote(f'{name}-Q4_K_M.gguf')}"
     )
     assert sources.resolve_checkpoint(tmp_path) == tmp_path
-    assert sources.checkpoint_name(tmp_path) == name
+    assert checkpoint_name(tmp_path) == name
 
 
 def test_what_is_no_checkpoint_is_said_with_a_way_out(tmp_path: Path, random_gguf: Path) -> None:
@@ -81,7 +82,7 @@ def test_what_is_no_checkpoint_is_said_with_a_way_out(tmp_path: Path, random_ggu
 
 def test_a_folder_of_the_hubs_cache_is_called_like_its_repository(tmp_path: Path) -> None:
     snapshot = tmp_path / "models--owner--Some-Model-1.5B" / "snapshots" / ("a" * 40)
-    assert sources.checkpoint_name(snapshot) == "Some-Model-1.5B"
+    assert checkpoint_name(snapshot) == "Some-Model-1.5B"
 
 
 @pytest.mark.parametrize("reference", ["", "a\0b"])

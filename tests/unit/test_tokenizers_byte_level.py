@@ -384,6 +384,18 @@ def test_a_normalizer_that_changes_every_text_is_refused(tmp_path):
         keys(tmp_path, tokenizer)
 
 
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("pre_tokenizer", {"type": "FixedLength", "length": 0}),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}),
+    ],
+)
+def test_what_the_tokenizers_library_dies_of_is_a_sentence(tmp_path, part, value):
+    with pytest.raises(FormatError, match="a normalizer or pre_tokenizer that is none"):
+        keys(tmp_path, {**described(), part: value})
+
+
 def test_vocabulary_size(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(described()))
     checkpoint = Checkpoint(path=tmp_path, config={}, tensors={})

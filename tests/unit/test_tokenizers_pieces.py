@@ -239,6 +239,34 @@ def test_wordpiece_takes_the_names_of_published_files(tmp_path):
         keys(tmp_path, rules, 8, "bert-bg")
 
 
+def test_wordpiece_of_a_vocab_txt(tmp_path):
+    (tmp_path / "vocab.txt").write_bytes(b"[PAD]\r\n[CLS]\n[SEP]\ngo\n##ing\n[UNK]\n")
+    found = keys(tmp_path, Vocabulary.WORDPIECE, 7, settings={"pad_token": "[PAD]"})
+    assert found["model"] == "bert"
+    assert found["tokens"] == ["[PAD]", "[CLS]", "[SEP]", "▁go", "ing", "[UNK]", "▁[PAD6]"]
+    assert found["token_type"] == [CONTROL] * 3 + [NORMAL] * 2 + [CONTROL, UNUSED]
+    # Ids that are not those of BERT's own vocabulary, which llama.cpp takes for missing ones.
+    assert (found["bos_token_id"], found["seperator_token_id"]) == (1, 2)
+    assert found["unknown_token_id"] == 5
+    assert not {"padding_token_id", "mask_token_id", "normalizer.lowercase"} & found.keys()
+
+
+def test_the_settings_of_a_vocab_txt(tmp_path):
+    (tmp_path / "vocab.txt").write_text("<pad>\n[CLS]\n[SEP]\n[UNK]\ngo")
+    rules = Vocabulary.WORDPIECE
+    cased = {"do_lower_case": False, "pad_token": {"content": "<pad>"}}
+    found = keys(tmp_path, rules, 5, settings=cased)
+    assert found["normalizer.lowercase"] is False
+    assert found["token_type"] == [CONTROL] * 4 + [NORMAL]
+    with pytest.raises(UnsupportedError, match="Chinese"):
+        keys(tmp_path, rules, 5, settings={"tokenize_chinese_chars": False})
+    with pytest.raises(UnsupportedError, match="WordPiece"):
+        keys(tmp_path, SPM, 5, settings={})
+    (tmp_path / "vocab.txt").write_text("")
+    with pytest.raises(FormatError, match="vocabulary"):
+        keys(tmp_path, rules, 5, settings={})
+
+
 @pytest.mark.parametrize(
     "change",
     [

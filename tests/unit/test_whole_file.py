@@ -70,7 +70,7 @@ def test_a_killed_process_leaves_no_file_and_the_next_run_cleans_up(
     ended(child, signal.SIGKILL)
     assert set(tmp_path.iterdir()) == running
     assert not out.exists()
-    with disk.whole_file(out, 0) as temporary:
+    with disk.whole_files((out,), 0) as (temporary,):
         temporary.write_bytes(b"whole")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"m.gguf": b"whole"}
 
@@ -98,6 +98,22 @@ def test_several_files_appear_together_the_first_last(
     assert seen == [[False, False, False], [False, False, True], [False, True, True]]
     assert [out.read_text() for out in outs] == ["0", "1", "2"]
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_old_first_part_never_stands_before_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outs = (tmp_path / "a.gguf", tmp_path / "b.gguf")
+    for out in outs:
+        out.write_text("old")
+
+    def stop(*_: object) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(KeyboardInterrupt), disk.whole_files(outs, 0):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["b.gguf"]
 
 
 def test_one_of_several_that_cannot_be_made_leaves_none(tmp_path: Path) -> None:
@@ -130,7 +146,7 @@ def test_a_filesystem_without_locks_works_and_removes_nothing_of_others(
 
     (tmp_path / ".edge-00.part").write_text("perhaps in use")
     monkeypatch.setattr(disk.fcntl, "flock", flock)
-    with disk.whole_file(tmp_path / "m.gguf", 0) as temporary:
+    with disk.whole_files((tmp_path / "m.gguf",), 0) as (temporary,):
         temporary.write_text("x")
     assert {path.name for path in tmp_path.iterdir()} == {".edge-00.part", "m.gguf"}
 
@@ -169,7 +185,7 @@ def test_a_directory_that_may_not_be_written_is_named(tmp_path: Path) -> None:
     try:
         with (
             pytest.raises(DiskError, match="does not allow it"),
-            disk.whole_file(tmp_path / "m.gguf", 0),
+            disk.whole_files((tmp_path / "m.gguf",), 0),
         ):
             pytest.fail("nothing should be lent")
     finally:

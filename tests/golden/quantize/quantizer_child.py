@@ -1,6 +1,7 @@
 """Calls llama.cpp's quantizer with exactly what it is told, for the tests next door.
 
-The low-level API only, nothing of ours: an independent witness. A JSON object on stdin:
+The low-level API only, nothing of ours: an independent witness. JSON objects in lines on stdin, a
+line with the status on stdout for each:
 
     {"source": ..., "out": ..., "set": {"ftype": 15, "pure": true}, "types": [["ffn_down", 8]],
      "importance": [["blk.0.ffn_up.weight", [0.5, ...]]], "pairs": [["quantize.imatrix.file", "a"]]}
@@ -16,8 +17,7 @@ import sys
 import llama_cpp
 
 
-def main() -> int:
-    job = json.load(sys.stdin)
+def quantized(job: dict) -> int:
     params = llama_cpp.llama_model_quantize_default_params()
     for name, value in job.get("set", {}).items():
         setattr(params, name, value)
@@ -48,4 +48,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    for line in sys.stdin:
+        print(quantized(json.loads(line)), flush=True)

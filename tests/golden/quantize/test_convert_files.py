@@ -116,7 +116,7 @@ def test_what_does_not_pass_gets_no_name(
     def refuse(*_: object) -> None:
         raise BackendError("no")
 
-    monkeypatch.setattr(verification, "_ask", refuse)
+    monkeypatch.setattr(verification, "Child", refuse)
     for level in ("F16", "Q4_0"):
         with pytest.raises(BackendError):
             convert(checkpoint, tmp_path / "m.gguf", level=level, verify=True)

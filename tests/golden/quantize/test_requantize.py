@@ -5,13 +5,14 @@ The witness is the same quantizer called by `quantizer_child.py`, which has noth
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gguf
@@ -28,7 +29,7 @@ from edge_runtime.errors import (
     UsageError,
     WorkerError,
 )
-from quantize import QuantizeOptions, convert, imatrix, plan, quantizer, requantize, synthesize
+from quantize import QuantizeOptions, child, convert, imatrix, plan, requantize, synthesize
 
 pytestmark = pytest.mark.engine
 
@@ -82,11 +83,34 @@ def matrices(
     return {name: folder / f"{name}.imatrix" for name in models}
 
 
+@functools.cache
+def witness() -> subprocess.Popen[str]:
+    """The process all tests ask; it ends with its stdin, that is with this process."""
+    return subprocess.Popen(
+        [sys.executable, str(WITNESS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended() -> Iterator[None]:
+    yield
+    if witness.cache_info().currsize:
+        with witness() as child:
+            child.stdin.close()
+        witness.cache_clear()
+
+
 def witnessed(source: Artifact, out: Path, level: str, **job: object) -> bytes:
     settings = {"ftype": LEVELS[level].ftype, **job.pop("set", {})}
     spec = {"source": str(source.path), "out": str(out), "set": settings, **job}
-    command = [sys.executable, str(WITNESS)]
-    subprocess.run(command, input=json.dumps(spec).encode(), capture_output=True, check=True)
+    child = witness()
+    child.stdin.write(json.dumps(spec) + "\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == "0\n"
     return out.read_bytes()
 
 
@@ -104,14 +128,8 @@ def importance(path: Path) -> dict[str, object]:
 
 
 def check_same(source: Artifact, folder: Path, level: str, options: QuantizeOptions, **job) -> None:
-    planned = plan(source.path, level, options=options)
     ours = requantize(source.path, folder / "ours.gguf", level, options=options)
     assert ours.path.read_bytes() == witnessed(source, folder / "theirs.gguf", level, **job)
-    assert {t.name: (t.dims, t.type) for t in planned.tensors} == {
-        t.name: (t.dims, t.type) for t in ours.tensors
-    }
-    assert planned.total_bytes == ours.size_bytes
-    assert planned.weight_bytes == ours.weight_bytes
 
 
 UNMEASURED = ("F16", "Q8_0", "Q4_K_M")
@@ -200,6 +218,20 @@ def test_options_mean_what_llama_cpp_means_by_them(
     models: dict[str, Artifact], tmp_path: Path, level: str, options: QuantizeOptions, job: dict
 ) -> None:
     check_same(models["dense"], tmp_path, level, options, **job)
+
+
+@pytest.mark.parametrize("name", ["dense", "experts"])
+def test_a_plan_is_what_becomes_of_it(
+    models: dict[str, Artifact], tmp_path: Path, name: str
+) -> None:
+    options = QuantizeOptions(tensor_types=(("ffn_down", "q6_k"),))
+    planned = plan(models[name].path, "Q4_K_M", options=options)
+    made = requantize(models[name].path, tmp_path / "m.gguf", "Q4_K_M", options=options)
+    assert {t.name: (t.dims, t.type) for t in planned.tensors} == {
+        t.name: (t.dims, t.type) for t in made.tensors
+    }
+    assert planned.total_bytes == made.size_bytes
+    assert planned.weight_bytes == made.weight_bytes
 
 
 def test_a_plan_says_what_stands_in_for_what_and_why(models: dict[str, Artifact]) -> None:
@@ -376,13 +408,21 @@ def test_a_child_that_fails_is_a_sentence(
 ) -> None:
     start = subprocess.Popen
     monkeypatch.setattr(
-        quantizer.subprocess,
+        child.subprocess,
         "Popen",
         lambda _argv, **options: start([sys.executable, "-c", program], **options),
     )
     with pytest.raises(error, match=words):
         requantize(full.path, tmp_path / "m.gguf", "Q4_0")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_working_directory_lends_the_child_no_modules(
+    full: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('not the one of the library')")
+    monkeypatch.chdir(tmp_path)
+    assert requantize(full.path, Path("m.gguf"), "Q4_0", verify=True).level == "Q4_0"
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(full: Artifact, tmp_path: Path) -> None:
@@ -469,7 +509,7 @@ def test_the_child_ends_when_its_parent_is_killed(full: Artifact, tmp_path: Path
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(full.path), str(tmp_path / "m.gguf")],
         stdout=subprocess.PIPE,
-        cwd=Path(quantizer.__file__).parents[1],
+        cwd=Path(child.__file__).parents[1],
     )
     assert parent.stdout.readline() == b"working\n"
     parent.send_signal(signal.SIGKILL)

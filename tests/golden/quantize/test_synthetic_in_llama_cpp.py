@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import quantize
-from edge_runtime.artifact import LEVELS, ModelShape
+from edge_runtime.artifact import LEVELS, Artifact, ModelShape
 from edge_runtime.artifact.layout import FAMILIES
 from quantize import QuantizeOptions, requantize, synthesize
 
@@ -123,6 +123,11 @@ def table(artifact) -> list:
     ]
 
 
+@pytest.fixture(scope="module")
+def full(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return quantize.convert(checkpoint, tmp_path_factory.mktemp("full") / "full.gguf")
+
+
 @pytest.mark.parametrize(
     "level",
     [
@@ -132,9 +137,8 @@ def table(artifact) -> list:
     ],
 )
 def test_tensor_table_is_that_of_the_really_quantized_file(
-    checkpoint: Path, tmp_path: Path, level: str
+    full: Artifact, tmp_path: Path, level: str
 ) -> None:
-    full = quantize.convert(checkpoint, tmp_path / "full.gguf", level="F16")
     real = requantize(full.path, tmp_path / "real.gguf", level)
     synthetic = synthesize(full.shape, level, tmp_path / "synthetic.gguf")
     assert table(synthetic) == table(real)
