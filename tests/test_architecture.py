@@ -114,9 +114,7 @@ ROOMS = (
         "edge_runtime",
         (*VOCABULARY, BACKENDS, VERDICT, "edge_runtime.model", "edge_runtime.profiler.*"),
     ),
-    Room(
-        "quantize.*", (ERRORS, UNITS, ARTIFACT), ("numpy", "gguf"), lazy=("llama_cpp", "tokenizers")
-    ),
+    Room("quantize.*", (ERRORS, UNITS, ARTIFACT), ("numpy",), lazy=("llama_cpp", "tokenizers")),
 )
 # Packages whose files must not know each other; what they share stands in the package itself.
 SIBLINGS = ("quantize.architectures",)
