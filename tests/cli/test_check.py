@@ -85,12 +85,10 @@ def test_a_slow_machine_is_not_and_the_exit_code_says_so(
 ) -> None:
     pace(monkeypatch, step_ms=250)
     code, out, _ = edge("check", config, *FAST)
-    if "disturbed while measuring" in out:  # by a neighbour: then it might be faster undisturbed
-        assert (code, "Nothing surely reaches 20.0 tok/s" in out) == (3, True)
-        return
-    assert code == 1
-    assert "NOT VIABLE" in out
-    assert "Nothing here reaches 20.0 tok/s" in out
+    # A neighbour that disturbed it can hold the verdict back: undisturbed it might be faster.
+    assert code == 1 or (code == 3 and "disturbed while measuring" in out), out
+    assert ("NOT VIABLE" in out) == (code == 1)
+    assert f"Nothing {'here' if code == 1 else 'surely'} reaches 20.0 tok/s" in out
 
 
 def test_near_the_limit_it_is_borderline(
