@@ -42,7 +42,7 @@ def load(
         "embeddings": embeddings,
     }
     given = {name: value for name, value in shortcuts.items() if value is not None}
-    settled = replace(options or SessionOptions(), **given)  # type: ignore[arg-type]
+    settled = replace(options or SessionOptions(), **given)  # type: ignore[arg-type] # fields by name
     artifact = Artifact.open(sources.resolve(path))
     backend = backends.backend(settled.backend)
     return Model(backend.open(artifact, settled))

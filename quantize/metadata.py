@@ -26,6 +26,7 @@ def model_metadata(shape: ModelShape, recipe: Level) -> dict[str, Value]:
     """Returns the general keys and those of the architecture that follow from a shape alone."""
     metadata = general_metadata(shape, recipe)
     for key, kind, value in metadata_of(shape):
-        # A whole number where the format wants a float would be stored as an integer.
+        # A whole number where the format wants a float would be stored as an integer; the kind of a
+        # pair says what its value is, which the type checker cannot follow.
         metadata[key] = float(value) if kind is ValueType.FLOAT32 else value  # type: ignore[arg-type]
     return metadata

@@ -156,26 +156,23 @@ class Request:
             pairs.append(("quantize.imatrix.chunks_count", self.imatrix.chunks))
         return tuple(pairs)
 
-    def job(self, out: Path | None = None, **more: object) -> Job:
-        """The call of the quantizer that does this, or plans it when there is no `out`."""
+    def job(self) -> Job:
+        """The call of the quantizer that plans this; given an `out`, it does it."""
         output, embedding = self.options.output_tensor_type, self.options.token_embedding_type
-        fields: dict[str, object] = {
-            "source": self.artifact.path,
-            "out": out,
-            "ftype": self.level.ftype,
-            "threads": self.options.threads,
-            "allow_requantize": self.options.allow_requantize,
-            "pure": self.options.pure,
-            "leave_output_tensor": self.options.leave_output_tensor,
-            "output_tensor_type": None if output is None else GGML_TYPES[output.upper()].id,
-            "token_embedding_type": (
-                None if embedding is None else GGML_TYPES[embedding.upper()].id
-            ),
-            "tensor_types": tuple((p, kind.id) for p, kind in self.options.overrides),
-            "pairs": self.pairs,
-            "imatrix": self.options.imatrix,
-        }
-        return Job(**{**fields, **more})  # type: ignore[arg-type]
+        return Job(
+            source=self.artifact.path,
+            out=None,
+            ftype=self.level.ftype,
+            threads=self.options.threads,
+            allow_requantize=self.options.allow_requantize,
+            pure=self.options.pure,
+            leave_output_tensor=self.options.leave_output_tensor,
+            output_tensor_type=None if output is None else GGML_TYPES[output.upper()].id,
+            token_embedding_type=None if embedding is None else GGML_TYPES[embedding.upper()].id,
+            tensor_types=tuple((p, kind.id) for p, kind in self.options.overrides),
+            pairs=self.pairs,
+            imatrix=self.options.imatrix,
+        )
 
 
 def plan(source: Path, level: str, *, options: QuantizeOptions | None = None) -> QuantizePlan:

@@ -7,6 +7,7 @@ quantizer's decision.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shlex
 from collections.abc import Callable, Sequence
@@ -68,8 +69,9 @@ def requantize(
         _check_importance(asked, plan)
         needed_bytes = plan.total_bytes + (len(outs) - 1) * _PART_BYTES
         with whole_files(outs, needed_bytes, overwrite=overwrite) as temporaries:
-            job = asked.job(
-                split_prefix(temporaries[0]),
+            job = dataclasses.replace(
+                asked.job(),
+                out=split_prefix(temporaries[0]),
                 keep_split=len(outs) > 1,
                 remove=temporaries,
                 output=out,

@@ -335,7 +335,7 @@ def _interact(conversation: _Conversation) -> None:
     import contextlib
 
     with contextlib.suppress(ImportError):  # line editing and history, where the system has them
-        import readline  # noqa: F401
+        import readline  # noqa: F401 - importing it changes what input() does
     name = conversation.model.artifact.name
     verb = "Chat with" if conversation.chats else "Begin a text for"
     _say(f"{verb} {name}. Ctrl-C stops an answer, /reset forgets, /quit or Ctrl-D leaves.")

@@ -75,9 +75,8 @@ def added_tokens(
     for token, of_class in more:
         if of_class and numbered.number(token.text) >= limit:
             continue
-        if token.text in special:
-            token = dataclasses.replace(token, special=True)  # noqa: PLW2901
-        numbered.add(token)
+        named_special = token.text in special
+        numbered.add(dataclasses.replace(token, special=True) if named_special else token)
     for token in numbered.tokens.values():
         if token.whole_word:
             raise UnsupportedError(

@@ -325,7 +325,7 @@ def _pairs(metadata: Metadata) -> Pairs:
 
 
 def _add_value(header: bytearray, key: str, value: Value) -> None:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple):  # of one type, which `_items_kind` finds and no checker follows
         value = Array(kind=_items_kind(key, value), items=value)  # type: ignore[arg-type]
     if isinstance(value, Array):
         header += struct.pack("<IIQ", ValueType.ARRAY, value.kind, len(value.items))
