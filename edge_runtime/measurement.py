@@ -105,6 +105,7 @@ class SessionOptions:
     memory_map: bool = True
     embeddings: bool = False
     swa_full: bool = False
+    providers: tuple[str, ...] = ()  # ONNX Runtime's, first choice first; once open, those in use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ def load(
     given = {name: value for name, value in shortcuts.items() if value is not None}
     settled = replace(options or SessionOptions(), **given)  # type: ignore[arg-type] # fields by name
     artifact = Artifact.open(sources.resolve(path))
-    backend = backends.backend(settled.backend)
+    backend = backends.backend_for(artifact, settled.backend)
     return Model(backend.open(artifact, settled))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from .artifact import Artifact
 from .artifact.checkpoint import checkpoint_name
+from .artifact.onnx_folder import is_onnx, model_name, models_in, side_file
 from .errors import EdgeError, ModelNotFoundError, UnsupportedError, UsageError
 
 HUB_PREFIX = "hf:"
@@ -36,7 +37,7 @@ _OLLAMA_MODEL_LAYER = "application/vnd.ollama.image.model"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstalledModel:
-    """A GGUF model found on the disk. `source` says whose folder it lies in.
+    """A GGUF or ONNX model found on the disk. `source` says whose folder it lies in.
 
     Where its header cannot be read, `problem` says why and the fields from it are None.
     """
@@ -56,12 +57,12 @@ def resolve(
     *,
     on_download: Callable[[str, int | None], None] | None = None,
 ) -> Path:
-    """The local path of a model: of a GGUF file, fetched first when it is on a hub.
+    """The local path of a model: of a GGUF or ONNX file, fetched first when it is on a hub.
 
-    A directory must hold one model. `hf:owner/repo[:file-or-level]` is fetched with huggingface_hub
-    into its cache; `on_download` is told the file name and its size before that. Raises
-    ModelNotFoundError, UnsupportedError for a checkpoint that is not converted yet, UsageError for
-    a malformed reference, HubError.
+    A directory must hold one model, or a `genai_config.json` that names one.
+    `hf:owner/repo[:file-or-level]` is fetched with huggingface_hub into its cache; `on_download` is
+    told the file name and its size before that. Raises ModelNotFoundError, UnsupportedError for a
+    checkpoint that is not converted yet, UsageError for a malformed reference, HubError.
     """
     if isinstance(reference, str) and reference.startswith(HUB_PREFIX):
         from .hub import fetch, parse
@@ -69,7 +70,7 @@ def resolve(
         return fetch(parse(reference), on_download=on_download)
     text = os.fspath(reference)
     if not text or "\0" in text:
-        raise UsageError(f"{text!r} is no path.", way_out="Name a GGUF file.")
+        raise UsageError(f"{text!r} is no path.", way_out="Name a GGUF file or an ONNX folder.")
     path = Path(text).expanduser()
     try:
         if path.is_dir():
@@ -182,13 +183,14 @@ def _only_model_in(folder: Path) -> Path:
         raise ModelNotFoundError(f"{folder} cannot be read.", cause=f"{error.strerror}.") from error
     # A vision projector lies beside many models and is none itself.
     models = [name for name in names if not name.lower().startswith("mmproj")]
+    models += [path.relative_to(folder).as_posix() for path in models_in(folder)]
     if len(models) == 1:
         return folder / models[0]
     if models:
         raise ModelNotFoundError(
             f"{folder} holds {len(models)} models.",
             cause=f"{', '.join(models[:8])}{', ...' if len(models) > 8 else ''}.",
-            way_out=f"Name one: {folder / models[0]}",
+            way_out=f"Name one: {shlex.quote(str(folder / models[0]))}",
         )
     if is_checkpoint(folder):
         raise UnsupportedError(
@@ -196,24 +198,27 @@ def _only_model_in(folder: Path) -> Path:
             cause="It must be converted to a GGUF file before it can run.",
             way_out=convert_command(folder),
         )
-    raise ModelNotFoundError(f"{folder} holds no model.", cause="No .gguf file is in it.")
+    raise ModelNotFoundError(
+        f"{folder} holds no model.", cause="No .gguf and no .onnx file is in it."
+    )
 
 
 def installed(extra_folders: Iterable[Path] = ()) -> tuple[InstalledModel, ...]:
-    """Every GGUF model in the known places and the given folders, each file once.
+    """Every GGUF and ONNX model in the known places and the given folders, each file once.
 
-    Order: given folders, Hugging Face cache, Ollama, LM Studio; by name inside each. Raises
-    ModelNotFoundError when a given folder is not there.
+    An .onnx file counts where a config lies beside it: others are no language models. Order: given
+    folders, Hugging Face cache, Ollama, LM Studio; by name inside each. Raises ModelNotFoundError
+    when a given folder is not there.
     """
     found: dict[Path, InstalledModel] = {}
     for folder in extra_folders:
         if not folder.is_dir():
             raise ModelNotFoundError(f"{folder} is no directory.")
-        _add(found, str(folder), ((path.name, path) for path in _ggufs_below(folder)))
+        _add(found, str(folder), ((_file_name(path), path) for path in _models_below(folder)))
     _add(found, "Hugging Face cache", _in_hub_cache(_hub_cache()))
     _add(found, "Ollama", _in_ollama(_ollama_store()))
     for folder in (Path.home() / ".lmstudio/models", Path.home() / ".cache/lm-studio/models"):
-        _add(found, "LM Studio", ((path.stem, path) for path in _ggufs_below(folder)))
+        _add(found, "LM Studio", ((path.stem, path) for path in _models_below(folder)))
     return tuple(found.values())
 
 
@@ -247,16 +252,37 @@ def _described(name: str, path: Path, source: str) -> InstalledModel:
     )
 
 
-def _ggufs_below(folder: Path) -> Iterator[Path]:
-    """The GGUF files under a folder, sorted by path; hidden folders and link loops left out."""
+def _file_name(path: Path) -> str:
+    """A model's file name; of an ONNX model, whose file is called like all others, its folder's."""
+    if not is_onnx(path):
+        return path.name
+    name = model_name(path)
+    return name if path.stem in ("model", name) else f"{name}:{path.name}"
+
+
+def _models_below(folder: Path) -> Iterator[Path]:
+    """The models under a folder, sorted by path; hidden folders and link loops left out."""
     seen = 0
     for root, folders, names in os.walk(folder, onerror=None, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in first_parts(names):
             yield Path(root) / name
+        if any(name.endswith(".onnx") for name in names):
+            yield from _onnx_models(Path(root))
         seen += len(names)
         if seen > _MAX_FILES:
             return
+
+
+def _onnx_models(folder: Path) -> Iterator[Path]:
+    try:
+        found = models_in(folder)
+    except EdgeError:
+        # Its genai_config.json is no good; opening a file of the folder says in which way.
+        found = tuple(sorted(folder.glob("*.onnx")))[:1]
+    for path in found:
+        if side_file(path, "config.json") or side_file(path, "genai_config.json"):
+            yield path
 
 
 def _hub_cache() -> Path:
@@ -274,8 +300,9 @@ def _hub_cache() -> Path:
 def _in_hub_cache(cache: Path) -> Iterator[tuple[str, Path]]:
     for repo in sorted(cache.glob("models--*")):
         name = repo.name.removeprefix("models--").replace("--", "/")
-        for path in _ggufs_below(repo / "snapshots"):
-            yield f"{name}:{path.name}", path
+        for path in _models_below(repo / "snapshots"):
+            inner = "/".join(path.relative_to(repo / "snapshots").parts[1:])
+            yield f"{name}:{inner if is_onnx(path) else path.name}", path
 
 
 def _ollama_store() -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from edge_runtime.artifact import TensorShape
 from edge_runtime.errors import FormatError
 
-from .encoding import Encoded, encode, transcode, widen
+from .encoding import Encoded, Floats, encode, transcode, widen
 from .matching import Assigned
 from .rows import Change
 from .safetensors import Raw, SourceTensor, shown
@@ -73,6 +73,15 @@ class Assembly:
             plus = kept + kept.dtype.type(self.change.offset)
             return encode(type_name, name, plus.astype(np.float32, copy=False))
         return transcode(type_name, name, dtype, shaped)
+
+    def floats(self, rows: range) -> Floats:
+        """Returns some of the target's rows as float32, shape (rows, columns), the offset added.
+
+        Raises FormatError for files that end early.
+        """
+        dtype = self._dtype
+        values = widen(dtype, self._ordered(rows, dtype)).reshape(len(rows), -1)
+        return values + np.float32(self.change.offset) if self.change.offset else values
 
     @property
     def _dtype(self) -> str:

@@ -155,7 +155,7 @@ class _Model:
     def open(cls, path: Path, pre: str | None) -> _Model:
         checkpoint = Checkpoint.open(path)
         family = architectures.find(checkpoint.config)
-        shape = _shape(checkpoint, family)
+        shape = shape_of(checkpoint, family)
         wanted = [t for t in shape.tensors if not is_rope_table(t.name)]
         sources = assign(checkpoint, family, (tensor.name for tensor in wanted))
         assemblies = tuple(
@@ -291,7 +291,14 @@ class _Job:
         )
 
 
-def _shape(checkpoint: Checkpoint, family: Architecture) -> ModelShape:
+def shape_of(
+    checkpoint: Checkpoint, family: Architecture, *, whole_vocabulary: bool = False
+) -> ModelShape:
+    """The shape of what a checkpoint ships: a head of its own counts, whatever its config says.
+
+    Rows of the embedding that no token has are counted with `whole_vocabulary`, even where files of
+    the family leave them out.
+    """
     name = checkpoint.name
     names = Names(family)
     config = checkpoint.config
@@ -305,7 +312,7 @@ def _shape(checkpoint: Checkpoint, family: Architecture) -> ModelShape:
     shape = ModelShape.from_config(config, name=name)
     if ships_head and shape.tied_embeddings:  # said of the text part of a model that also sees
         shape = dataclasses.replace(shape, tied_embeddings=False)
-    if architectures.cuts_vocabulary(family):
+    if architectures.cuts_vocabulary(family) and not whole_vocabulary:
         tokens = vocabulary_size(checkpoint, family.vocabulary)
         if tokens is not None and tokens < shape.vocabulary_tokens:
             shape = dataclasses.replace(shape, vocabulary_tokens=tokens)

@@ -61,7 +61,7 @@ ARTIFACT = "edge_runtime.artifact.*"
 MEASUREMENT = "edge_runtime.measurement"
 VOCABULARY = (ERRORS, UNITS, STATISTICS, CODEC, ARTIFACT, MEASUREMENT)
 BACKENDS = "edge_runtime.backends"
-SEAM = (BACKENDS, "edge_runtime.backends.generation", "edge_runtime.backends.chat_template")
+SEAM = (BACKENDS, *(f"{BACKENDS}.{n}" for n in ("generation", "chat_template", "threads")))
 RECORDS = tuple(
     f"edge_runtime.{n}" for n in ("verdict", "fit", "feasibility", "compare", "projection")
 )
@@ -85,10 +85,16 @@ ROOMS = (
     Room("edge_runtime.projection", (*VOCABULARY, FIT, "profiles.*"), pure=True),
     # The seam to engines; each engine in its own backend.
     Room("edge_runtime.backends.llama_cpp.*", (*VOCABULARY, *SEAM), ("llama_cpp", "numpy")),
-    Room("edge_runtime.backends.onnx.*", (*VOCABULARY, *SEAM), ("onnxruntime", "numpy")),
+    Room(
+        "edge_runtime.backends.onnx.*",
+        (*VOCABULARY, *SEAM),
+        ("numpy",),
+        lazy=("onnxruntime", "tokenizers"),
+    ),
     Room("edge_runtime.backends.fake.*", (*VOCABULARY, *SEAM)),
     Room("edge_runtime.backends.chat_template", (*VOCABULARY, BACKENDS), lazy=("jinja2",)),
     Room("edge_runtime.backends.generation", (*VOCABULARY, BACKENDS)),
+    Room("edge_runtime.backends.threads"),
     Room(BACKENDS, VOCABULARY),
     Room("edge_runtime.model", (*VOCABULARY, BACKENDS, "edge_runtime.sources")),
     Room("edge_runtime.sources", (*VOCABULARY, BACKENDS, "edge_runtime.hub")),
@@ -298,7 +304,7 @@ def test_every_module_keeps_to_its_room() -> None:
 
 def test_every_row_is_about_modules_that_exist_or_are_planned() -> None:
     # A row that matches nothing is a rule nobody follows. Planned rooms are listed here by name.
-    planned = {"edge_runtime.compare", "edge_runtime.projection", "edge_runtime.backends.onnx.*"}
+    planned = {"edge_runtime.compare", "edge_runtime.projection"}
     used = {room.modules for name in modules_of(ROOT) if (room := room_of(name))}
     assert {room.modules for room in ROOMS} - used <= planned
 

@@ -17,6 +17,7 @@ from typing import Literal
 from ..errors import ArtifactError, FormatError, ModelNotFoundError
 from .gguf import TensorInfo
 from .levels import LEVEL_OF_FTYPE
+from .onnx_folder import is_onnx, models_in
 from .shape import ModelShape, is_rope_table
 from .split import read_parts
 
@@ -32,11 +33,13 @@ class Artifact:
 
     `level` is the file's quantization level, or its tensor mix in words when it is none.
     `size_bytes` counts all parts. `fingerprint` tells files apart by header and size, not by data.
+    Of an ONNX model `paths` are the graph and its data files, and embedding, output and tables have
+    the names that GGUF has for them in `tensors`.
     """
 
     path: Path
     paths: tuple[Path, ...]
-    format: Literal["gguf"]
+    format: Literal["gguf", "onnx"]
     name: str
     shape: ModelShape
     level: str
@@ -49,14 +52,23 @@ class Artifact:
     synthetic: bool
     layers_of_model: int
     fingerprint: str
+    repeated_parameters: int = 0
+    """Elements of an output matrix that the model shares with its embedding, but not the file."""
+    cache_bytes_per_token: int | None = None
+    """What a graph's KV cache takes for a token; None where the engine decides on its type."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Artifact:
-        """Reads what a GGUF file, or any part of a split one, says of itself.
+        """Reads what a model says of itself: a GGUF file, or any part of a split one; or ONNX.
 
-        Raises ModelNotFoundError, FormatError or UnsupportedError.
+        An ONNX model is a file, or a folder that holds one; see `onnx_folder`. Raises
+        ModelNotFoundError, FormatError or UnsupportedError.
         """
         given = Path(path)
+        if is_onnx(given) or (given.is_dir() and models_in(given)):
+            from .onnx_artifact import open_onnx
+
+            return open_onnx(given)
         if given.is_dir():
             raise ModelNotFoundError(
                 f"{given} is a directory, not a model file.",
@@ -99,8 +111,9 @@ class Artifact:
 
     @property
     def parameters(self) -> int:
-        """Trained parameters in the file, by its own tensors."""
-        return sum(t.elements for t in self.tensors if not is_rope_table(t.name))
+        """Trained parameters in the file, by its own tensors; what is there twice counts once."""
+        stored = sum(t.elements for t in self.tensors if not is_rope_table(t.name))
+        return stored - self.repeated_parameters
 
     @property
     def weight_bytes(self) -> int:
@@ -116,6 +129,17 @@ class Artifact:
         if self.shape.encoder:
             return 0
         return sum(self.shape.bytes_read(t.name, t.size_bytes, t.dims) for t in self.tensors)
+
+    def kv_bytes(self, context_tokens: int, kv_type_k: str = "f16", kv_type_v: str = "f16") -> int:
+        """The KV cache of one sequence of that many tokens, bytes.
+
+        An ONNX graph fixes the type, and its cache is not padded; else as `ModelShape.kv_bytes`.
+        """
+        if self.cache_bytes_per_token is not None:
+            return context_tokens * self.cache_bytes_per_token
+        if self.format == "onnx":
+            return 0
+        return self.shape.kv_bytes(context_tokens, kv_type_k, kv_type_v)
 
     @property
     def mix(self) -> tuple[tuple[str, int, int], ...]:

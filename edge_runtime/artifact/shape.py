@@ -71,8 +71,9 @@ class RopeScaling:
 class ModelShape:
     """The dimensions of a transformer, a decoder or an encoder, as llama.cpp would hold and run it.
 
-    `architecture` is the GGUF name (`llama`, `qwen2`, ...). `intermediate` is the width of the
-    dense feed-forward block; experts have their own. `sliding_layers` says per layer whether its
+    `architecture` is the GGUF name (`llama`, `qwen2`, ...); of an ONNX model it may be another one,
+    for which `tensors` raises UnsupportedError. `intermediate` is the width of the dense
+    feed-forward block; experts have their own. `sliding_layers` says per layer whether its
     attention is windowed, and is empty when none is. Fields that do not apply are None, 0 or False.
     """
 
@@ -114,6 +115,8 @@ class ModelShape:
     logit_scale: float | None = None
     token_types: int = 0
     """Rows of an encoder's table that tells the parts of an input from each other."""
+    embeds: bool = False
+    """Whether it makes embeddings, whatever models of its architecture do otherwise."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, object], *, name: str) -> ModelShape:
@@ -140,10 +143,11 @@ class ModelShape:
 
     @property
     def encoder(self) -> bool:
-        """Whether tokens see each other both ways: it makes embeddings and generates nothing."""
-        from .layout import family
+        """Whether it makes embeddings and generates nothing."""
+        from .layout import FAMILIES
 
-        return family(self.architecture).encoder
+        kind = FAMILIES.get(self.architecture)
+        return self.embeds or (kind is not None and kind.encoder)
 
     @property
     def position_rows(self) -> int | None:
@@ -197,8 +201,10 @@ class ModelShape:
 
         One row of a table that is only looked up, the routed share of a stack of experts, else all.
         """
-        looked_up = name == "position_embd.weight" or (
-            name == "token_embd.weight" and not self.tied_embeddings
+        looked_up = (
+            name == "position_embd.weight"
+            or name.startswith("rope_cache.")
+            or (name == "token_embd.weight" and not self.tied_embeddings)
         )
         if looked_up:
             return size_bytes // max(math.prod(dims[1:]), 1)
@@ -273,7 +279,11 @@ class ModelShape:
 
 def is_rope_table(name: str) -> bool:
     """Whether a tensor holds rotary factors computed from the config, which nobody trained."""
-    return name in ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+    return name.startswith("rope_cache.") or name in (
+        "rope_freqs.weight",
+        "rope_factors_long.weight",
+        "rope_factors_short.weight",
+    )
 
 
 def is_expert_stack(name: str) -> bool:

@@ -18,7 +18,7 @@ from ..artifact import Artifact
 from ..errors import EdgeError, EngineMissingError, UsageError
 from ..measurement import Buffer, Engine, Gpu, SessionOptions
 
-BUILTIN = {"llama_cpp": ".llama_cpp", "fake": ".fake"}
+BUILTIN = {"llama_cpp": ".llama_cpp", "onnx": ".onnx", "fake": ".fake"}
 """Backends that ship, by name -> module (relative). Each module has a `BACKEND`."""
 
 
@@ -197,6 +197,19 @@ def backend(name: str) -> Backend:
     raise UsageError(
         f"There is no backend named {name!r}.", way_out=f"Known: {', '.join(backend_names())}."
     )
+
+
+def backend_for(artifact: Artifact, name: str) -> Backend:
+    """The backend of that name, or the first that ships and opens the artifact's format instead.
+
+    Options name an engine before anyone has looked at the file; the session's own options say which
+    one it was. Raises what `backend` raises.
+    """
+    chosen = backend(name)
+    if artifact.format in chosen.formats:
+        return chosen
+    others = (backend(other) for other in BUILTIN)
+    return next((other for other in others if artifact.format in other.formats), chosen)
 
 
 def backend_names() -> tuple[str, ...]:

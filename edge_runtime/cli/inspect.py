@@ -22,7 +22,8 @@ def inspect(
         Path,
         typer.Argument(
             metavar="FILE|DIR",
-            help="A GGUF file (any part of a split one), or a Hugging Face checkpoint.",
+            help="A GGUF file (any part of a split one), an ONNX model or its folder, or a"
+            " Hugging Face checkpoint.",
             show_default=False,
         ),
     ],
@@ -76,9 +77,14 @@ def _inspected(text: str, contexts: tuple[int, ...]) -> Inspection:
         raise UsageError(
             f"{path} is one file of a checkpoint.", way_out=f"Name its folder: {path.parent}"
         )
+    from ..artifact.onnx_folder import is_onnx
     from .gguf_facts import inspect_gguf, inspect_imatrix
 
     found = sources.resolve(path)
+    if is_onnx(found):
+        from .onnx_facts import inspect_onnx
+
+        return inspect_onnx(found, contexts)
     if _is_old_imatrix(found):
         return inspect_imatrix(found)
     return inspect_gguf(found, contexts)
@@ -87,10 +93,13 @@ def _inspected(text: str, contexts: tuple[int, ...]) -> Inspection:
 def _is_checkpoint(path: Path) -> bool:
     """Whether a folder is one, perhaps with its weights missing or in a form that is not read."""
     from .. import sources
+    from ..artifact.onnx_folder import models_in
 
     if not (path / "config.json").is_file():
         return False
-    return sources.is_checkpoint(path) or not any(path.glob("*.gguf"))
+    if sources.is_checkpoint(path):
+        return True
+    return not any(path.glob("*.gguf")) and not models_in(path)
 
 
 def _is_old_imatrix(path: Path) -> bool:

@@ -190,7 +190,8 @@ def _measure_artifact(setting: _Setting, artifact: Artifact) -> Evidence:
         Plan(min_runs=3, max_runs=6, budget_s=setting.seconds, cut_short=True),
         context_tokens=context,
     )
-    kv = shape.kv_bytes(target.context_tokens, setting.options.kv_type_k, setting.options.kv_type_v)
+    options = setting.options
+    kv = artifact.kv_bytes(target.context_tokens, options.kv_type_k, options.kv_type_v)
     evidence = evidence_of(near, target, kv_bytes=kv)
     work = work_of(shape, artifact.tensors, Phase.DECODE, evidence.depth_tokens)
     return dataclasses.replace(

@@ -18,7 +18,7 @@ def models(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON list on stdout.")] = False,
 ) -> None:
-    """Lists GGUF models: given folders, Hugging Face cache, Ollama's store, LM Studio's folder."""
+    """Lists models: given folders, Hugging Face cache, Ollama's store, LM Studio's folder."""
     from ..sources import installed
 
     found = installed(folders or ())
@@ -28,7 +28,7 @@ def models(
         _print_table(found)
     else:
         typer.echo(
-            "No GGUF model was found in the given folders, the Hugging Face cache, Ollama's store "
+            "No model was found in the given folders, the Hugging Face cache, Ollama's store "
             "or LM Studio's folder.\nFetch one with, for example: "
             "edge run hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M",
             err=True,

@@ -138,7 +138,7 @@ def perform(spec: Spec, channel: Channel) -> Outcome:
     """Loads, warms up, repeats and sums up: the whole measurement."""
     plan = spec.plan
     artifact = Artifact.open(Path(spec.artifact))
-    chosen = backends.backend(spec.options.backend)
+    chosen = backends.backend_for(artifact, spec.options.backend)
     chosen.engine()
     channel.send(Progress(stage="loading", max_runs=plan.max_runs))
     if plan.cold_cache:

@@ -14,11 +14,20 @@ from rich.text import Text
 from ..artifact import ModelShape
 from ..measurement import Unavailable
 from ..units import format_bytes, format_count
-from .inspection import Conversion, FileFact, Inspection, TokenizerFacts
+from .inspection import (
+    Conversion,
+    FileFact,
+    GraphFacts,
+    Inspection,
+    PortFact,
+    TokenizerFacts,
+)
 from .plain import first_lines, plain, quoted
 
 _SHOWN_FILES = 12
 _SHOWN_METADATA = 60
+_SHOWN_PORTS = 6
+_SHOWN_OPERATORS = 10
 _TEMPLATE_LINES = 4
 _WIDTH = 76
 _WHAT = {
@@ -39,11 +48,13 @@ def render_inspection(inspection: Inspection, *, tensors: bool = False) -> Rende
         parts += [_heading("Shape"), _grid(_shape(inspection.shape))]
     if inspection.tensors and inspection.kind != "imatrix":
         parts += [_heading("Weights"), _mix(inspection)]
+    if inspection.graph is not None:
+        parts += [_heading("Graph"), _grid(_graph(inspection.graph))]
     if inspection.memory:
         parts += [_heading("Memory"), _memory(inspection)]
     if isinstance(inspection.conversion, Conversion):
         parts += [_heading("As GGUF"), _sizes(inspection.conversion)]
-    if inspection.kind in _WITH_TEXT:
+    if inspection.kind in _WITH_TEXT and _reads_text(inspection):
         parts += [_heading("Text"), _grid(_text(inspection))]
     parts += [_heading("Files"), _files(inspection.files)]
     if isinstance(inspection.shape, Unavailable) and inspection.format == "GGUF":
@@ -65,7 +76,7 @@ _Pairs = Iterator[tuple[str, str | Text]]
 
 def _about(inspection: Inspection) -> _Pairs:
     yield "Name", plain(inspection.name, most=200)
-    yield "What it is", _WHAT[inspection.kind]
+    yield "What it is", "ONNX model" if inspection.graph else _WHAT[inspection.kind]
     yield "Architecture", plain(inspection.architecture, most=200)
     if isinstance(inspection.shape, Unavailable) and inspection.kind in ("model", "checkpoint"):
         yield "Shape", _unknown(inspection.shape)
@@ -99,7 +110,9 @@ def _shape(shape: ModelShape) -> _Pairs:
         str(shape.layers)
         + (f" of {shape.layers_of_model}" if shape.layers_of_model != shape.layers else ""),
     )
-    yield "Hidden", f"{shape.hidden}, feed-forward {shape.intermediate}"
+    # A family that only its graph describes does not say how wide this is.
+    forward = f", feed-forward {shape.intermediate}" if shape.intermediate else ""
+    yield "Hidden", f"{shape.hidden}{forward}"
     yield "Heads", f"{shape.heads} of {shape.head_dim}, {shape.kv_heads} for keys and values"
     if shape.experts:
         words = f"{shape.experts_used} of {shape.experts}, {shape.expert_intermediate} wide"
@@ -147,7 +160,7 @@ def _mix(inspection: Inspection) -> Table:
 
 
 def _memory(inspection: Inspection) -> RenderableType:
-    table = _table("context", "weights", "KV cache, f16", "together")
+    table = _table("context", "weights", f"KV cache, {inspection.cache_type}", "together")
     longest = 0
     if isinstance(inspection.shape, ModelShape):
         longest = inspection.shape.context_tokens
@@ -163,6 +176,34 @@ def _memory(inspection: Inspection) -> RenderableType:
     if any(row.context_tokens > longest for row in inspection.memory):
         notes.append(Text("* longer than the model was made for", style="dim"))
     return Group(table, *notes)
+
+
+def _graph(graph: GraphFacts) -> _Pairs:
+    if graph.producer:
+        yield "Made by", plain(graph.producer, most=200)
+    yield (
+        "Operator sets",
+        ", ".join(f"{plain(domain, most=60)} {version}" for domain, version in graph.opsets[:8]),
+    )
+    for label, ports in (("Inputs", graph.inputs), ("Outputs", graph.outputs)):
+        lines = [_port(port) for port in ports[:_SHOWN_PORTS]]
+        if len(ports) > _SHOWN_PORTS:
+            lines.append(f"and {len(ports) - _SHOWN_PORTS} more: --json")
+        yield label, "\n".join(lines) or "none"
+    shown = [f"{count} {plain(name, most=60)}" for name, count in graph.operators]
+    rest = len(shown) - _SHOWN_OPERATORS
+    words = ", ".join(shown[:_SHOWN_OPERATORS])
+    yield "Operators", words + (f", and {rest} other kinds" if rest > 0 else "")
+
+
+def _port(port: PortFact) -> str:
+    dims = ", ".join("?" if dim is None else str(dim) for dim in port.dims)
+    return plain(f"{port.name}  {port.type} [{dims}]", most=200)
+
+
+def _reads_text(inspection: Inspection) -> bool:
+    """All but a graph that is no language model."""
+    return inspection.graph is None or isinstance(inspection.shape, ModelShape)
 
 
 def _sizes(conversion: Conversion) -> Table:

@@ -29,7 +29,7 @@ class FileFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFact:
-    """One tensor: GGUF dims with the row length first, a checkpoint's as stored, rows first."""
+    """One tensor: GGUF dims with the row length first, others as stored, rows first."""
 
     name: str
     type: str
@@ -50,7 +50,7 @@ class MixRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryAt:
-    """What a context of one sequence takes: weights and an F16 cache, no compute buffers."""
+    """What a context of one sequence takes: weights and the cache, no compute buffers."""
 
     context_tokens: int
     weight_bytes: int
@@ -88,10 +88,32 @@ class Conversion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PortFact:
+    """An input or output of a graph; dims that vary are named, or None without a name."""
+
+    name: str
+    type: str
+    dims: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphFacts:
+    """What an ONNX graph is made of. `operators` are (name, how often), most frequent first."""
+
+    producer: str
+    ir_version: int
+    opsets: tuple[tuple[str, int], ...]
+    inputs: tuple[PortFact, ...]
+    outputs: tuple[PortFact, ...]
+    operators: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
     """Everything that can be known of a model without running it.
 
-    `conversion` is None for what is a GGUF file already. `origin` holds what the file says of where
+    `conversion` is None for what can run already. `cache_type` is the type of the KV cache in
+    `memory`; `graph` is None but for ONNX. `origin` holds what the file says of where
     it comes from, as (label, text). `metadata` holds JSON values, a long array as its type and
     length.
     """
@@ -99,7 +121,7 @@ class Inspection:
     kind: Kind
     path: str
     name: str
-    format: Literal["GGUF", "safetensors", "imatrix"]
+    format: Literal["GGUF", "ONNX", "safetensors", "imatrix"]
     architecture: str
     shape: ModelShape | Unavailable
     level: str
@@ -107,9 +129,11 @@ class Inspection:
     tensors: tuple[TensorFact, ...]
     parameters: int
     memory: tuple[MemoryAt, ...] = ()
+    cache_type: str = "f16"
     tokenizer: TokenizerFacts | Unavailable
     chat_template: str | None = None
     conversion: Conversion | Unavailable | None = None
+    graph: GraphFacts | None = None
     origin: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, object] = field(default_factory=dict)

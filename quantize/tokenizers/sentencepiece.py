@@ -42,12 +42,17 @@ class SentencePieceModel:
     pieces: tuple[Piece, ...]
     model_type: int
     whitespace_as_suffix: bool
+    rewrites_text: bool
+    """Whether it replaces characters, by a table of its own, or leaves out repeated spaces."""
+    leading_space: bool
+    """Whether a text is taken as if it began with a space."""
 
 
 def read_model(data: bytes) -> SentencePieceModel:
     """Reads a serialized SentencePiece model. Raises FormatError when it is none or is cut off."""
     pieces: list[Piece] = []
     model_type, as_suffix = 1, False
+    rewrites, leading = _normalizer(b"")
     for number, value in _fields(data):
         if number == 1:
             pieces.append(_piece(_bytes(value)))
@@ -59,11 +64,30 @@ def read_model(data: bytes) -> SentencePieceModel:
                     model_type = _number(item)
                 elif inner == 24:
                     as_suffix = _number(item) != 0
+        elif number == 3:
+            rewrites, leading = _normalizer(_bytes(value))
     if not pieces:
         raise _damaged("It holds no pieces.")
     return SentencePieceModel(
-        pieces=tuple(pieces), model_type=model_type, whitespace_as_suffix=as_suffix
+        pieces=tuple(pieces),
+        model_type=model_type,
+        whitespace_as_suffix=as_suffix,
+        rewrites_text=rewrites,
+        leading_space=leading,
     )
+
+
+def _normalizer(data: bytes) -> tuple[bool, bool]:
+    """Whether text is rewritten, and whether a space is put before it; both are unless denied."""
+    replaces, shortens, leading = False, True, True
+    for number, value in _fields(data):
+        if number == 2:
+            replaces = bool(value)
+        elif number == 3:
+            leading = _number(value) != 0
+        elif number == 4:
+            shortens = _number(value) != 0
+    return replaces or shortens, leading
 
 
 def sentencepiece_metadata(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx_decoders import Layout, write_folder
 
 from edge_runtime import backends
 from edge_runtime.artifact import Artifact
@@ -28,18 +29,38 @@ PROMPT = "The quick brown fox jumps over the lazy dog."
 Open = Callable[..., Session]
 
 
-@pytest.fixture(params=["llama_cpp", "fake"])
-def name(request: pytest.FixtureRequest) -> str:
+ONNX_LAYOUTS = {
+    "onnx": Layout(),
+    "onnx growing": Layout(fused=False, position_ids=True),
+}
+"""A graph whose cache is updated in place, and one whose cache grows."""
+
+
+@pytest.fixture(params=["llama_cpp", "fake", *ONNX_LAYOUTS])
+def variant(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def open_session(name: str, random_gguf: Path) -> Iterator[Open]:
-    opened: list[Session] = []
+def name(variant: str) -> str:
+    return variant.split(maxsplit=1)[0]
 
-    def open_one(path: Path = random_gguf, **options: object) -> Session:
+
+@pytest.fixture(scope="session")
+def random_onnx(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("onnx")
+    return {key: write_folder(folder / key, layout) for key, layout in ONNX_LAYOUTS.items()}
+
+
+@pytest.fixture
+def open_session(variant: str, random_gguf: Path, random_onnx: dict[str, Path]) -> Iterator[Open]:
+    opened: list[Session] = []
+    path = random_onnx.get(variant, random_gguf)
+
+    def open_one(**options: object) -> Session:
         settled = SessionOptions(**{"context_tokens": 512, "threads": 1, **options})
-        opened.append(backends.backend(name).open(Artifact.open(path), settled))
+        backend = backends.backend(variant.split(maxsplit=1)[0])
+        opened.append(backend.open(Artifact.open(path), settled))
         return opened[-1]
 
     yield open_one
@@ -66,7 +87,7 @@ def test_it_is_what_the_protocols_say(name: str, session: Session) -> None:
     assert isinstance(session, backends.Session)
     assert isinstance(session.sampler(GREEDY), backends.Sampler)
     assert backend.name == name
-    assert "gguf" in backend.formats
+    assert session.artifact.format in backend.formats
     assert session.engine == backend.engine()
     assert all(buffer.size_bytes >= 0 for buffer in session.buffers)
     assert {"model", "kv", "compute"} <= {buffer.purpose for buffer in session.buffers}
@@ -77,7 +98,7 @@ def test_the_options_in_force_are_recorded(open_session: Open) -> None:
     assert session.options.context_tokens == session.context_tokens >= 256
     assert session.options.threads is not None
     assert session.options.threads >= 1
-    assert session.options.gpu_layers == 0 or backends.backend("llama_cpp").gpus()
+    assert session.options.gpu_layers == 0 or backends.backend(session.options.backend).gpus()
 
 
 def test_greedy_generation_is_deterministic(open_session: Open) -> None:
@@ -375,7 +396,7 @@ def test_grammars_are_obeyed_or_refused(name: str, session: Session) -> None:
         }
     )
     sampling = Sampling(json_schema=schema, seed=5)
-    if name == "fake":
+    if name in ("fake", "onnx"):
         with pytest.raises(UnsupportedError, match="no grammars"):
             text_of(session, sampling=sampling)
         return

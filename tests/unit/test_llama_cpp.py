@@ -15,8 +15,8 @@ import pytest
 
 from edge_runtime import backends
 from edge_runtime.artifact import Artifact, ModelShape
-from edge_runtime.backends import GREEDY, Sampling
-from edge_runtime.backends.llama_cpp import library, loading, threads
+from edge_runtime.backends import GREEDY, Sampling, threads
+from edge_runtime.backends.llama_cpp import library, loading
 from edge_runtime.backends.llama_cpp.session import LlamaCppSession
 from edge_runtime.errors import (
     BackendError,

@@ -19,8 +19,8 @@ from ...artifact import GGML_TYPES, Artifact
 from ...errors import BackendError, EdgeError, MemoryLimitError, UnsupportedError, UsageError
 from ...measurement import Buffer, SessionOptions
 from ...units import MIB, format_bytes
+from ..threads import MAX_THREADS, default_threads
 from .library import LOG, WARNING, amx_broken_by, library
-from .threads import MAX_THREADS, default_threads
 from .vocabulary import Vocabulary
 
 DEFAULT_CONTEXT_TOKENS = 4096

@@ -1,6 +1,6 @@
 """How many threads decoding should use when nobody says: physical cores this process may use.
 
-llama.cpp's threads meet at barriers that spin, so a second thread on the same core slows all of
+An engine's threads meet at barriers that spin, so a second thread on the same core slows all of
 them, and so does a thread the scheduler will not run. It reads the affinity mask, the core list and
 the container's CPU quota; it measures nothing.
 """
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 MAX_THREADS = 512
-"""ggml aborts the process above this (GGML_MAX_N_THREADS in ggml.h)."""
+"""ggml aborts the process above this (GGML_MAX_N_THREADS in ggml.h); no engine gains by more."""
 
 
 def default_threads(*, system_root: Path = Path("/")) -> int:

@@ -1,0 +1,89 @@
+"""The `genai_config.json` of a folder: how onnxruntime-genai finds inputs, sizes and tokens.
+
+Its keys are those onnxruntime-genai 0.18 reads. Knows no weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from edge_runtime.artifact import ModelShape
+
+_TYPES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "phi3": "phi3",
+    "smollm3": "smollm3",
+    "granite": "granite",
+    "olmo2": "llama",
+    "gpt2": "llama",
+}
+"""What onnxruntime-genai calls a decoder with these inputs; it knows no name for the last two."""
+
+
+def genai_config(
+    shape: ModelShape, config: Mapping[str, object], generation: Mapping[str, object]
+) -> bytes:
+    """Returns the file for a shape; special tokens are those of the checkpoint's two configs."""
+
+    def token(key: str) -> object:
+        for source in (generation, config):
+            if source.get(key) is not None:
+                return source[key]
+        return None
+
+    ends = token("eos_token_id")
+    first_end = ends[0] if isinstance(ends, list) and ends else ends
+    beginning = token("bos_token_id")
+    filling = token("pad_token_id")
+    filling = first_end if filling is None else filling
+    model: dict[str, object] = {
+        "bos_token_id": beginning if isinstance(beginning, int) else 0,
+        "context_length": shape.context_tokens,
+        "decoder": {
+            "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+            "filename": "model.onnx",
+            "head_size": shape.head_dim,
+            "hidden_size": shape.hidden,
+            "inputs": {
+                "input_ids": "input_ids",
+                "attention_mask": "attention_mask",
+                "past_key_names": "past_key_values.%d.key",
+                "past_value_names": "past_key_values.%d.value",
+            },
+            "outputs": {
+                "logits": "logits",
+                "present_key_names": "present.%d.key",
+                "present_value_names": "present.%d.value",
+            },
+            "num_attention_heads": shape.heads,
+            "num_hidden_layers": shape.layers,
+            "num_key_value_heads": shape.kv_heads,
+        },
+        "eos_token_id": ends if isinstance(ends, int | list) else 0,
+        "pad_token_id": filling if isinstance(filling, int) else 0,
+        "type": _TYPES[shape.architecture],
+        "vocab_size": shape.vocabulary_tokens,
+    }
+    search = {
+        "diversity_penalty": 0.0,
+        "do_sample": False,
+        "early_stopping": True,
+        "length_penalty": 1.0,
+        "max_length": shape.context_tokens,
+        "min_length": 0,
+        "no_repeat_ngram_size": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": True,
+        "repetition_penalty": 1.0,
+        "temperature": 1.0,
+        "top_k": 1,
+        "top_p": 1.0,
+    }
+    return json.dumps({"model": model, "search": search}, indent=4).encode() + b"\n"

@@ -1,0 +1,487 @@
+"""What only the ONNX backend has: layouts, caches, tokenizers of all kinds, refusals."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx_decoders import (
+    CHATML,
+    SPECIALS,
+    Layout,
+    write_byte_tokenizer,
+    write_configs,
+    write_decoder,
+    write_folder,
+)
+
+import edge_runtime as edge
+from edge_runtime import backends
+from edge_runtime.artifact import Artifact
+from edge_runtime.backends import GREEDY, Sampling
+from edge_runtime.backends.onnx import binding, library, loading, providers
+from edge_runtime.backends.onnx.session import OnnxSession
+from edge_runtime.backends.onnx.vocabulary import Vocabulary
+from edge_runtime.errors import (
+    ArtifactError,
+    BackendError,
+    ContextFullError,
+    EdgeError,
+    FormatError,
+    MemoryLimitError,
+    ModelNotFoundError,
+    UnsupportedError,
+    UsageError,
+)
+from edge_runtime.measurement import SessionOptions
+
+PROMPT = "The quick brown fox jumps over the lazy dog, and then sleeps."
+ON = Sampling(temperature=0.0, ignore_eos=True)
+
+
+def opened(path: Path, **options: Any) -> OnnxSession:
+    settled = SessionOptions(**{"threads": 1, "context_tokens": 256, **options})
+    session = backends.backend("onnx").open(Artifact.open(path), settled)
+    assert isinstance(session, OnnxSession)
+    return session
+
+
+def greedy(session: OnnxSession, count: int = 40) -> list[int]:
+    return [piece.token for piece in session.stream(PROMPT, max_tokens=count, sampling=ON)]
+
+
+LAYOUTS = {
+    "genai": Layout(),
+    "last logits": Layout(logits="last"),
+    "asked logits": Layout(logits="asked"),
+    "fused, positions by the cache": Layout(counts_cache=True),
+    "exports": Layout(fused=False),
+    "exports with positions": Layout(fused=False, position_ids=True),
+    "merged": Layout(fused=False, branch=True),
+    "old names": Layout(fused=False, past="past_key_values_{}_{}", present="present_{}_{}"),
+}
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    with opened(write_folder(tmp_path_factory.mktemp("wanted"))) as session:
+        return greedy(session)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_every_layout_says_the_same(layout: Layout, wanted: list[int], tmp_path: Path) -> None:
+    with opened(write_folder(tmp_path, layout)) as session:
+        assert greedy(session) == wanted
+        assert session.native.decoder is not None
+        assert session.native.decoder.shared == (layout.fused and not layout.counts_cache)
+        assert session.native.decoder.last_only == (layout.logits != "all")
+        assert session.options.kv_type_k == session.options.kv_type_v == "f32"
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_cache_of_half_precision(fused: bool, tmp_path: Path) -> None:
+    exact = opened(write_folder(tmp_path / "f32", Layout(fused=fused)))
+    half = opened(write_folder(tmp_path / "f16", Layout(fused=fused, kv="float16")))
+    assert half.options.kv_type_k == "f16"
+    sizes = [{b.purpose: b.size_bytes for b in s.buffers}["kv"] for s in (exact, half)]
+    assert sizes == [2 * 2 * 2 * 256 * 16 * 4, 2 * 2 * 2 * 256 * 16 * 2]
+    for session in (exact, half):
+        session.prefill(session.tokenize(PROMPT))
+        for token in (7, 8, 9):
+            session.step(token)
+    assert np.allclose(exact.logits(), half.logits(), atol=0.1)
+
+
+def test_weights_of_four_bits_run(tmp_path: Path) -> None:
+    with opened(write_folder(tmp_path, Layout(int4=True))) as session:
+        assert len(greedy(session, 8)) == 8
+
+
+def test_long_prompts_are_cut_so_that_their_logits_stay_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = [i % 250 for i in range(200)]
+    path = write_folder(tmp_path)
+    with opened(path) as whole:
+        whole.prefill(tokens)
+        wanted = np.array(whole.logits())
+    monkeypatch.setattr(binding, "LOGITS_BYTES", 20 * Layout().tokens * 4)
+    with opened(path) as cut:
+        assert cut.options.micro_batch_tokens == 20
+        cut.prefill(tokens)
+        assert np.allclose(cut.logits(), wanted, atol=1e-3)
+    with opened(write_decoder(tmp_path / "last", Layout(logits="last"))) as last:
+        assert last.options.micro_batch_tokens == 256
+
+
+def test_going_back_and_on_again_changes_nothing(tmp_path: Path) -> None:
+    for fused in (True, False):
+        with opened(write_folder(tmp_path / str(fused), Layout(fused=fused))) as session:
+            session.prefill([1, 2, 3, 4, 5, 6])
+            wanted = np.array(session.logits())
+            session.step(7)
+            session.step(8)
+            session.reset(keep_tokens=5)
+            session.step(6)
+            assert np.allclose(session.logits(), wanted, atol=1e-4)
+
+
+def test_cancelling_reaches_a_prompt_that_is_being_evaluated(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    layout = Layout(context=4096, hidden=128, inner=512, layers=6)
+    path = write_folder(tmp_path, layout)
+    with opened(path, context_tokens=4096, micro_batch_tokens=4096) as session:
+        cancel = threading.Event()
+        threading.Timer(0.1, cancel.set).start()
+        prompt = [i % 250 for i in range(4000)]
+        pieces = list(session.stream(prompt, max_tokens=4, sampling=ON, cancel=cancel))
+        assert capfd.readouterr() == ("", "")
+        assert [piece.finish for piece in pieces] == ["cancelled"]
+        assert session.position < len(prompt)
+        assert len(greedy(session, 4)) == 4
+
+
+def test_what_was_used_is_reported(tmp_path: Path) -> None:
+    with opened(write_folder(tmp_path), threads=None, kv_type_k="f16") as session:
+        assert session.options.providers == ("CPUExecutionProvider",)
+        assert session.options.gpu_layers == 0
+        assert session.options.threads == session.options.threads_prefill
+        (placement,) = session.placement
+        assert placement.provider == "CPUExecutionProvider"
+        assert placement.nodes > 30
+        assert placement.share == 1.0
+        assert session.engine.name == "onnxruntime"
+        assert "CPU" in session.engine.build
+
+
+def test_threads_spin_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "session.intra_op.allow_spinning"
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    settings = loading.session_settings(3)
+    assert settings.intra_op_num_threads == 3
+    assert settings.get_session_config_entry(key) == "1"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    assert loading.session_settings(3).get_session_config_entry(key) == "0"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"threads": 0}, "threads"),
+        ({"context_tokens": 0}, "context_tokens"),
+        ({"context_tokens": 513}, "512 rows"),
+        ({"kv_type_k": "q8_0"}, "declares the type"),
+        ({"flash_attention": "on"}, "operators decide"),
+        ({"gpu_layers": 3}, "no accelerator"),
+        ({"providers": ("warp",)}, "no execution provider 'warp'"),
+        ({"providers": ("mine=/nowhere/lib.so",)}, "no library"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, Any], says: str, tmp_path: Path) -> None:
+    if says == "no accelerator" and backends.backend("onnx").gpus():
+        pytest.skip("this machine has an accelerator")
+    with pytest.raises(UsageError, match=says):
+        opened(write_folder(tmp_path), **options)
+
+
+def test_a_library_that_is_no_provider_is_refused(tmp_path: Path) -> None:
+    path = write_folder(tmp_path)
+    file = tmp_path / "provider.so"
+    file.write_bytes(b"no library")
+    with pytest.raises(BackendError, match="gives no execution provider"):
+        opened(path, providers=(f"mine={file}",))
+
+
+def test_a_provider_may_be_named_shortly(tmp_path: Path) -> None:
+    with opened(write_folder(tmp_path), providers=("cpu",)) as session:
+        assert session.options.providers == ("CPUExecutionProvider",)
+
+
+def test_placements_without_the_engines_help() -> None:
+    class Old:
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    placed = providers.placements(Old())
+    assert [p.provider for p in placed] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert providers.memory_device(placed) == "cuda"
+    assert not providers.on_processor(placed)
+
+
+def test_a_model_larger_than_the_machine_is_refused(tmp_path: Path) -> None:
+    artifact = replace(Artifact.open(write_folder(tmp_path)), size_bytes=1 << 60)
+    with pytest.raises(MemoryLimitError, match="in all"):
+        backends.backend("onnx").open(artifact, SessionOptions())
+
+
+def test_a_cache_larger_than_the_machine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_folder(tmp_path, Layout(context=4096))
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 256}.__getitem__)
+    # 512 bytes per token: 2 MiB for a context of 4096 tokens, on a machine of 1 MiB.
+    with pytest.raises(MemoryLimitError, match="context of 4096 tokens takes 2"):
+        opened(path, context_tokens=4096)
+    opened(path, context_tokens=512).close()
+
+
+def _saved(path: Path, inputs: list[tuple[str, int, list[Any]]], node: Any, out: Any) -> Path:
+    import onnx
+    from onnx import helper
+
+    values = [helper.make_tensor_value_info(*item) for item in inputs]
+    graph = helper.make_graph([node], "g", values, [helper.make_tensor_value_info(*out)])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.example", 1)]
+    onnx.save_model(helper.make_model(graph, opset_imports=opsets, ir_version=10), str(path))
+    return path
+
+
+def _as_language_model(path: Path, like: Path) -> Artifact:
+    """An artifact that claims to be a decoder: what the engine sees decides."""
+    return replace(Artifact.open(like), path=path, paths=(path,))
+
+
+def test_graphs_that_are_no_decoders_are_refused(tmp_path: Path) -> None:
+    from onnx import helper
+
+    like = write_folder(tmp_path / "like")
+    pixels = [("pixels", 1, [1, 3, 8, 8])]
+    relu = helper.make_node("Relu", ["pixels"], ["y"])
+    vision = _saved(tmp_path / "vision.onnx", pixels, relu, ("y", 1, [1, 3, 8, 8]))
+    ids = [("input_ids", 7, ["b", "s"]), ("encoder_out", 1, ["b", "s", 4])]
+    same = helper.make_node("Identity", ["encoder_out"], ["logits"])
+    strange = _saved(tmp_path / "strange.onnx", ids, same, ("logits", 1, ["b", "s", 4]))
+    alone = [("input_ids", 7, ["b", "s"])]
+    float_ids = helper.make_node("Cast", ["input_ids"], ["logits"], to=1)
+    bare = _saved(tmp_path / "bare.onnx", alone, float_ids, ("logits", 1, ["b", "s", 4]))
+    unknown = helper.make_node("Marvel", ["input_ids"], ["logits"], domain="com.example")
+    marvel = _saved(tmp_path / "marvel.onnx", alone, unknown, ("logits", 1, ["b", "s", 4]))
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"\xff" * 100)
+    for path, kind, says in (
+        (vision, UnsupportedError, "no token ids"),
+        (strange, UnsupportedError, "cannot be filled: encoder_out"),
+        (bare, UnsupportedError, "no cache of keys and values"),
+        (marvel, EdgeError, "Marvel"),
+        (broken, FormatError, "cannot load"),
+        (tmp_path / "nothing.onnx", ModelNotFoundError, "cannot load"),
+    ):
+        with pytest.raises(kind, match=says):
+            backends.backend("onnx").open(_as_language_model(path, like), SessionOptions(threads=1))
+
+
+def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_library", None)
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(EdgeError, match="pip install onnxruntime"):
+        backends.backend("onnx").engine()
+
+
+def test_complaints_are_sentences() -> None:
+    said = (
+        "[ONNXRuntimeError] : 1 : FAIL : Load model from /x/m.onnx failed:"
+        "/home/a/onnxruntime/core/graph/model.cc:182 onnxruntime::Model::Model(ModelProto&&, "
+        "const PathString&) Unsupported model IR version: 99, max supported IR version: 11\n"
+    )
+    assert library.complaint(RuntimeError(said)).endswith("max supported IR version: 11.")
+    assert "model.cc" not in library.complaint(RuntimeError(said))
+    memory = library.translated(RuntimeError("std::bad_alloc"), "It failed.")
+    assert isinstance(memory, MemoryLimitError)
+
+
+def write_pieces_tokenizer(folder: Path) -> None:
+    """Pieces as SentencePiece has them: marked spaces, bytes in angle brackets."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["\u2581", "a", "b", "\u2581a", "\u2581ab"]
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": i, "content": text, "special": True, "single_word": False, "lstrip": False,
+             "rstrip": False, "normalized": False}
+            for i, text in enumerate(pieces[:3])
+        ],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "\u2581"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]},
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True,
+                  "vocab": {text: i for i, text in enumerate(pieces)},
+                  "merges": ["\u2581 a", "\u2581a b"]},
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+
+
+def test_pieces_with_marked_spaces_and_bytes(tmp_path: Path) -> None:
+    write_pieces_tokenizer(tmp_path)
+    words = Vocabulary(tmp_path / "model.onnx", empty=False)
+    ids = words.tokenize("ab a\u00e9", add_special=False, parse_special=False)
+    assert b"".join(map(words.piece, ids)) == " ab a\u00e9".encode()
+    assert words.detokenize(ids) == "ab a\u00e9"
+    assert words.piece(1) == words.piece(10**6) == b""
+    assert words.ends(2)
+    assert not words.ends(1)
+
+
+def test_special_tokens_count_only_when_asked(tmp_path: Path) -> None:
+    write_byte_tokenizer(tmp_path, bos=True)
+    words = Vocabulary(tmp_path / "model.onnx", empty=False)
+    bare = words.tokenize("<|end|>", add_special=False, parse_special=False)
+    assert bytes(bare) == b"<|end|>"
+    assert words.tokenize("<|end|>", add_special=False, parse_special=True) == [256]
+    assert words.tokenize("x", add_special=True, parse_special=False) == [257, ord("x")]
+    assert words.special_text("bos") == SPECIALS[1]
+    assert words.end_tokens() == (256, 258)
+
+
+def test_ends_of_texts_come_from_every_config(tmp_path: Path) -> None:
+    (tmp_path / "genai_config.json").write_text('{"model": {"eos_token_id": [3, 4]}}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 5}')
+    (tmp_path / "config.json").write_text('{"eos_token_id": null}')
+    assert Vocabulary(tmp_path / "model.onnx", empty=False).end_tokens() == (3, 4, 5)
+
+
+def test_files_may_lie_above_the_folder_of_exports(tmp_path: Path) -> None:
+    layout = Layout(fused=False)
+    write_byte_tokenizer(tmp_path)
+    write_configs(tmp_path, layout)
+    (tmp_path / "genai_config.json").unlink()
+    path = write_decoder(tmp_path / "onnx", layout, name="model_q4.onnx")
+    with opened(path) as session:
+        assert session.tokenize("ab") == [97, 98]
+        assert session.artifact.chat_template == CHATML
+
+
+def test_without_a_tokenizer_ids_still_work(tmp_path: Path) -> None:
+    path = write_folder(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with opened(path) as session:
+        assert len(list(session.stream([1, 2, 3], max_tokens=4, sampling=ON))) == 4
+        for act in (lambda: session.tokenize("x"), lambda: session.detokenize([1])):
+            with pytest.raises(UnsupportedError, match="no vocabulary"):
+                act()
+
+
+def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
+    path = write_folder(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
+    with pytest.raises((FormatError, ArtifactError), match=r"tokenizer\.json"):
+        opened(path)
+
+
+def write_encoder(folder: Path, *, pooled: bool = False, types: bool = True) -> Path:
+    """An embedding table as an encoder: its states are the rows of the tokens."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    table = np.random.default_rng(5).standard_normal((259, 16)).astype(np.float32)
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["b", "s"]) for n in names]
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])]
+    outs = [helper.make_tensor_value_info("last_hidden_state", 1, ["b", "s", 16])]
+    if pooled:
+        nodes.append(
+            helper.make_node("ReduceMax", ["last_hidden_state"], ["sentence_embedding"], axes=[1],
+                             keepdims=0)
+        )  # fmt: skip
+        outs.append(helper.make_tensor_value_info("sentence_embedding", 1, ["b", 16]))
+    graph = helper.make_graph(nodes, "e", inputs, outs, [numpy_helper.from_array(table, "table")])
+    opsets = [helper.make_opsetid("", 17)]
+    folder.mkdir(exist_ok=True, parents=True)
+    path = folder / "model.onnx"
+    onnx.save_model(helper.make_model(graph, opset_imports=opsets, ir_version=10), str(path))
+    write_byte_tokenizer(folder)
+    config = {
+        "model_type": "bert", "architectures": ["BertModel"], "hidden_size": 16,
+        "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "vocab_size": 259, "max_position_embeddings": 128, "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def _unit(vector: Any) -> Any:
+    return vector / np.linalg.norm(vector)
+
+
+def _pool(kind: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({kind: True}))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("", lambda rows: rows.mean(axis=0)),
+        ("pooling_mode_cls_token", lambda rows: rows[0]),
+        ("pooling_mode_lasttoken", lambda rows: rows[-1]),
+        ("pooling_mode_max_tokens", lambda rows: rows.max(axis=0)),
+    ],
+)
+def test_an_encoder_gives_embeddings(kind: str, wanted: Any, tmp_path: Path) -> None:
+    path = write_encoder(tmp_path)
+    if kind:
+        _pool(kind)(tmp_path)
+    table = np.random.default_rng(5).standard_normal((259, 16)).astype(np.float32)
+    with opened(path, embeddings=True, context_tokens=64) as session:
+        found = np.array(session.embed("Hello"))
+        assert np.allclose(found, _unit(wanted(table[list(b"Hello")])), atol=1e-6)
+        with pytest.raises(UnsupportedError, match="writes none"):
+            session.stream("x")
+        with pytest.raises(UnsupportedError, match="writes none"):
+            session.prefill([1])
+        with pytest.raises(ContextFullError):
+            session.embed("x" * 65)
+
+
+def test_an_output_pooled_by_the_graph_is_taken(tmp_path: Path) -> None:
+    table = np.random.default_rng(5).standard_normal((259, 16)).astype(np.float32)
+    with opened(
+        write_encoder(tmp_path, pooled=True, types=False), embeddings=True, context_tokens=64
+    ) as session:
+        wanted = _unit(table[list(b"Hello")].max(axis=0))
+        assert np.allclose(session.embed("Hello"), wanted, atol=1e-6)
+
+
+def test_a_decoder_without_hidden_states_makes_no_embeddings(tmp_path: Path) -> None:
+    layout = Layout(hidden_states=False)
+    path = write_folder(tmp_path, layout)
+    with (
+        opened(path, embeddings=True) as session,
+        pytest.raises(UnsupportedError, match="no hidden states"),
+    ):
+        session.embed("x")
+
+
+def test_sampling_follows_greedy_at_a_low_temperature(tmp_path: Path) -> None:
+    with opened(write_folder(tmp_path)) as session:
+        session.prefill(session.tokenize(PROMPT))
+        cold = session.sampler(Sampling(temperature=1e-4, seed=1))
+        assert cold.sample() == session.sampler(GREEDY).sample()
+
+
+def test_the_files_format_decides_when_the_options_name_another_engine(tmp_path: Path) -> None:
+    path = write_folder(tmp_path)
+    artifact = Artifact.open(path)
+    assert backends.backend_for(artifact, "llama_cpp").name == "onnx"
+    assert backends.backend_for(artifact, "fake").name == "fake"
+    with pytest.raises(UsageError, match="no backend named"):
+        backends.backend_for(artifact, "other")
+    with edge.load(path.parent, context_tokens=128, threads=1) as model:
+        assert model.session.options.backend == "onnx"
+        assert model.generate("Hello", max_tokens=4, sampling=ON)
