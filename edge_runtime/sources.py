@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .artifact import Artifact
 from .artifact.checkpoint import checkpoint_name
-from .artifact.onnx_folder import is_onnx, model_name, models_in, side_file
+from .artifact.onnx.folder import is_onnx, model_name, models_in, side_file
 from .errors import EdgeError, ModelNotFoundError, UnsupportedError, UsageError
 
 HUB_PREFIX = "hf:"

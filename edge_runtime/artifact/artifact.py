@@ -17,7 +17,7 @@ from typing import Literal
 from ..errors import ArtifactError, FormatError, ModelNotFoundError
 from .gguf import TensorInfo
 from .levels import LEVEL_OF_FTYPE
-from .onnx_folder import is_onnx, models_in
+from .onnx.folder import is_onnx, models_in
 from .shape import ModelShape, is_rope_table
 from .split import read_parts
 
@@ -61,12 +61,12 @@ class Artifact:
     def open(cls, path: str | os.PathLike[str]) -> Artifact:
         """Reads what a model says of itself: a GGUF file, or any part of a split one; or ONNX.
 
-        An ONNX model is a file, or a folder that holds one; see `onnx_folder`. Raises
+        An ONNX model is a file, or a folder that holds one; see `onnx.folder`. Raises
         ModelNotFoundError, FormatError or UnsupportedError.
         """
         given = Path(path)
         if is_onnx(given) or (given.is_dir() and models_in(given)):
-            from .onnx_artifact import open_onnx
+            from .onnx.artifact import open_onnx
 
             return open_onnx(given)
         if given.is_dir():

@@ -77,7 +77,7 @@ def _inspected(text: str, contexts: tuple[int, ...]) -> Inspection:
         raise UsageError(
             f"{path} is one file of a checkpoint.", way_out=f"Name its folder: {path.parent}"
         )
-    from ..artifact.onnx_folder import is_onnx
+    from ..artifact.onnx.folder import is_onnx
     from .gguf_facts import inspect_gguf, inspect_imatrix
 
     found = sources.resolve(path)
@@ -93,7 +93,7 @@ def _inspected(text: str, contexts: tuple[int, ...]) -> Inspection:
 def _is_checkpoint(path: Path) -> bool:
     """Whether a folder is one, perhaps with its weights missing or in a form that is not read."""
     from .. import sources
-    from ..artifact.onnx_folder import models_in
+    from ..artifact.onnx.folder import models_in
 
     if not (path / "config.json").is_file():
         return False

@@ -12,18 +12,18 @@ from pathlib import Path
 
 from ..artifact import Artifact, TensorInfo
 from ..artifact.checkpoint import CONFIG_NAME
-from ..artifact.onnx import OnnxGraph, read_graph
-from ..artifact.onnx_artifact import stated_beside
-from ..artifact.onnx_folder import (
+from ..artifact.onnx.artifact import stated_beside
+from ..artifact.onnx.folder import (
     GENAI_CONFIG_NAME,
     TOKENIZER_NAME,
     model_name,
     read_json,
     side_file,
 )
-from ..artifact.onnx_ports import ValueInfo
-from ..artifact.onnx_shape import cache_inputs
-from ..artifact.onnx_weights import weights_of
+from ..artifact.onnx.graph import OnnxGraph, read_graph
+from ..artifact.onnx.ports import ValueInfo
+from ..artifact.onnx.shape import cache_inputs
+from ..artifact.onnx.weights import weights_of
 from ..errors import ArtifactError
 from ..measurement import Unavailable
 from ..report.inspection import (

@@ -18,7 +18,7 @@ import numpy as np
 
 from edge_runtime.errors import ArtifactError
 
-from ..onnx_weights import Buffers, StoredWeights
+from ..onnx.weights import Buffers, StoredWeights
 from .folder import unreliable, whole_folder
 from .onnx import Initializer, Model, Node, Value, model_bytes
 

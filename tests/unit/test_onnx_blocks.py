@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxruntime.capi import _pybind_state
 
-from quantize.onnx_blocks import BlockFormat
+from quantize.onnx.blocks import BlockFormat
 
 FORMATS = [
     BlockFormat(bits=bits, block_size=size, symmetric=symmetric)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import DiskError, UsageError
-from quantize.onnx_weights import StoredTensor, StoredWeights
+from quantize.onnx.weights import StoredTensor, StoredWeights
 from quantize.writers import onnx_folder
 from quantize.writers.folder import whole_folder
 from quantize.writers.onnx import Element, Initializer, Model, Node, Value, model_bytes

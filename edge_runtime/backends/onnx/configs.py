@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artifact.checkpoint import read_config
-from ...artifact.onnx_folder import side_file
+from ...artifact.onnx.folder import side_file
 
 _POOLING = {
     "pooling_mode_cls_token": "first",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...artifact.onnx_folder import side_file
+from ...artifact.onnx.folder import side_file
 from ...errors import EngineMissingError, FormatError, UnsupportedError, UsageError
 from . import configs
 

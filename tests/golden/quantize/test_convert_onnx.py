@@ -28,11 +28,11 @@ from edge_runtime.errors import (
     UnsupportedError,
     UsageError,
 )
-from quantize.onnx_config import config_of
-from quantize.onnx_conversion import convert_onnx
-from quantize.onnx_details import DECODERS
-from quantize.onnx_levels import onnx_level
-from quantize.onnx_synthesis import synthesize_onnx, synthetic_onnx_bytes
+from quantize.onnx.config import config_of
+from quantize.onnx.conversion import convert_onnx
+from quantize.onnx.details import DECODERS
+from quantize.onnx.levels import onnx_level
+from quantize.onnx.synthesis import synthesize_onnx, synthetic_onnx_bytes
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_runtime.artifact import Artifact, ModelShape
-from edge_runtime.artifact.onnx import read_graph
+from edge_runtime.artifact.onnx.graph import read_graph
 from edge_runtime.errors import FormatError, ModelNotFoundError, UnsupportedError
 from tests import onnx_models as made
 

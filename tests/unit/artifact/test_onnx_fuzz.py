@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.artifact import Artifact
-from edge_runtime.artifact.onnx import read_graph
+from edge_runtime.artifact.onnx.graph import read_graph
 from edge_runtime.errors import EdgeError
 from tests import onnx_models as made
 

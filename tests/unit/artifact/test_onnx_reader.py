@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_runtime.artifact import protobuf
-from edge_runtime.artifact.onnx import read_graph
-from edge_runtime.artifact.onnx_types import ELEMENT_TYPES
+from edge_runtime.artifact.onnx import protobuf
+from edge_runtime.artifact.onnx.graph import read_graph
+from edge_runtime.artifact.onnx.types import ELEMENT_TYPES
 from edge_runtime.errors import FormatError, ModelNotFoundError, UnsupportedError
 from tests import onnx_models as made
 

@@ -1,7 +1,7 @@
 """A graph in the making: nodes in order, the weights they name, and the small constants.
 
 Knows how one matrix product, one norm, one rotation is said in ONNX Runtime's operators, at any
-level. Which of them a decoder has, and in what order, is `onnx_decoder`'s knowledge.
+level. Which of them a decoder has, and in what order, is `decoder`'s knowledge.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .onnx_blocks import BlockFormat
-from .onnx_weights import Rows, StoredTensor, StoredWeights, block_tensors, float_tensor
-from .writers.onnx import Attribute, Element, Initializer, Node
+from ..writers.onnx import Attribute, Element, Initializer, Node
+from .blocks import BlockFormat
+from .weights import Rows, StoredTensor, StoredWeights, block_tensors, float_tensor
 
 FUSED = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""

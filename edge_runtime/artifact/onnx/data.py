@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ..errors import ArtifactError, FormatError, ModelNotFoundError
-from ..units import format_bytes
+from ...errors import ArtifactError, FormatError, ModelNotFoundError
+from ...units import format_bytes
 
 _MAX_FILES = 4096
 _NUMBER = re.compile(r"\d{1,18}")

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from .ggml import GGMLType
-from .gguf import TensorInfo
-from .onnx import Initializer, Node, OnnxGraph
-from .onnx_operators import (
+from ..ggml import GGMLType
+from ..gguf import TensorInfo
+from ..shape import is_expert_stack
+from .graph import Initializer, Node, OnnxGraph
+from .operators import (
     ANGLES,
     BEFORE_LOGITS,
     EXPERTS,
@@ -26,8 +27,7 @@ from .onnx_operators import (
     quantized_by,
     slots,
 )
-from .onnx_types import block_type, plain_type
-from .shape import is_expert_stack
+from .types import block_type, plain_type
 
 EMBEDDING, OUTPUT, POSITIONS = "token_embd.weight", "output.weight", "position_embd.weight"
 ROPE_CACHE = "rope_cache."

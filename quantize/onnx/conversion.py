@@ -15,24 +15,24 @@ from edge_runtime.artifact import Artifact, ModelShape
 from edge_runtime.artifact.shape import is_rope_table
 from edge_runtime.errors import UsageError
 
-from . import architectures
-from .assembly import Assembly, assemble
-from .checkpoint import Checkpoint
-from .conversion import THREADS, shape_of
-from .matching import assign
-from .onnx_blocks import BlockFormat
-from .onnx_decoder import Storage, Weights, decoder
-from .onnx_details import Details, details_of_config, require_known
-from .onnx_interface import inputs_of, outputs_of
-from .onnx_levels import OnnxLevel, onnx_level
-from .onnx_settings import genai_config
-from .onnx_weights import Rows, Stacked
-from .rows import Change
-from .tokenizers.described import described_by
-from .tokenizers.files import TokenizerFiles
-from .writers.folder import check_folder
-from .writers.onnx import Element
-from .writers.onnx_folder import MODEL_NAME, Plan, Progress, write_folder
+from .. import architectures
+from ..assembly import Assembly, assemble
+from ..checkpoint import Checkpoint
+from ..conversion import THREADS, shape_of
+from ..matching import assign
+from ..rows import Change
+from ..tokenizers.described import described_by
+from ..tokenizers.files import TokenizerFiles
+from ..writers.folder import check_folder
+from ..writers.onnx import Element
+from ..writers.onnx_folder import MODEL_NAME, Plan, Progress, write_folder
+from .blocks import BlockFormat
+from .decoder import Storage, Weights, decoder
+from .details import Details, details_of_config, require_known
+from .interface import inputs_of, outputs_of
+from .levels import OnnxLevel, onnx_level
+from .settings import genai_config
+from .weights import Rows, Stacked
 
 COPIED = (
     "tokenizer.json",

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ..errors import FormatError, UnsupportedError
-from .config import ARCHITECTURE_OF
-from .config_values import ConfigValues
-from .onnx import OnnxGraph
-from .onnx_ports import ValueInfo
-from .onnx_types import ELEMENT_TYPES
-from .onnx_weights import Weights
-from .shape import ModelShape
+from ...errors import FormatError, UnsupportedError
+from ..config import ARCHITECTURE_OF
+from ..config_values import ConfigValues
+from ..shape import ModelShape
+from .graph import OnnxGraph
+from .ports import ValueInfo
+from .types import ELEMENT_TYPES
+from .weights import Weights
 
 UNKNOWN_CONTEXT_TOKENS = 4096
 """The context of a model when neither graph nor config says one."""

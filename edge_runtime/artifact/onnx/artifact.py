@@ -1,7 +1,6 @@
 """An ONNX model as an `Artifact`: the graph, its data files and what lies beside them, in one.
 
-It puts together what `onnx`, `onnx_weights`, `onnx_shape` and `onnx_folder` know, and reads no
-weight.
+It puts together what `graph`, `weights`, `shape` and `folder` know, and reads no weight.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ import shlex
 from pathlib import Path
 from types import MappingProxyType
 
-from ..errors import UnsupportedError
-from .artifact import LAYERS_OF_MODEL_KEY, SYNTHETIC_KEY, Artifact
-from .onnx import OnnxGraph, read_graph
-from .onnx_folder import (
+from ...errors import UnsupportedError
+from ..artifact import LAYERS_OF_MODEL_KEY, SYNTHETIC_KEY, Artifact
+from ..shape import ModelShape
+from .folder import (
     TOKENIZER_NAME,
     chat_template,
     genai_config,
@@ -23,9 +22,9 @@ from .onnx_folder import (
     model_name,
     side_file,
 )
-from .onnx_shape import Stated, cache_bytes_per_token, cache_inputs, shape_of, token_input
-from .onnx_weights import OUTPUT, Weights, weights_of
-from .shape import ModelShape
+from .graph import OnnxGraph, read_graph
+from .shape import Stated, cache_bytes_per_token, cache_inputs, shape_of, token_input
+from .weights import OUTPUT, Weights, weights_of
 
 LEVEL_KEY = "edge_runtime.level"
 """Metadata of a graph: the level it was written at."""

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from edge_runtime.errors import FormatError
 
-from .assembly import SLAB_ELEMENTS, Assembly
-from .onnx_blocks import BlockFormat
-from .onnx_rope import RopeTable
-from .writers.onnx import Element
+from ..assembly import SLAB_ELEMENTS, Assembly
+from ..writers.onnx import Element
+from .blocks import BlockFormat
+from .rope import RopeTable
 
 Floats = npt.NDArray[np.float32]
 Buffers = tuple[npt.NDArray[Any], ...]

@@ -15,12 +15,13 @@ from edge_runtime.artifact import ModelShape
 from edge_runtime.artifact.layout import family
 from edge_runtime.errors import UnsupportedError
 
-from .onnx_blocks import BlockFormat
-from .onnx_details import Details
-from .onnx_graph import FUSED, Graph
-from .onnx_interface import LAST_ONLY, WHOLE_LENGTH, unless_given
-from .onnx_rope import RopeTable, rope_tables
-from .onnx_weights import (
+from ..writers.onnx import Element
+from .blocks import BlockFormat
+from .details import Details
+from .graph import FUSED, Graph
+from .interface import LAST_ONLY, WHOLE_LENGTH, unless_given
+from .rope import RopeTable, rope_tables
+from .weights import (
     Rows,
     StoredTensor,
     StoredWeights,
@@ -28,7 +29,6 @@ from .onnx_weights import (
     float_tensor,
     rope_tensors,
 )
-from .writers.onnx import Element
 
 
 class Weights(Protocol):

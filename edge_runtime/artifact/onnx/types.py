@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from .ggml import GGMLType
+from ..ggml import GGMLType
 
 NO_ID = -1
 """The id of a type that ggml does not have."""

@@ -17,17 +17,17 @@ import numpy as np
 from edge_runtime.artifact import LAYERS_OF_MODEL_KEY, SYNTHETIC_KEY, Artifact, ModelShape
 from edge_runtime.artifact.shape import TensorShape
 
-from .assembly import SLAB_ELEMENTS
-from .blocks import SPREAD
-from .conversion import THREADS
-from .onnx_blocks import BlockFormat
-from .onnx_config import config_of
-from .onnx_conversion import plan_of
-from .onnx_details import details_of_shape
-from .onnx_levels import OnnxLevel, onnx_level
-from .onnx_settings import genai_config
-from .onnx_weights import Buffers, Floats, Rows
-from .writers.onnx_folder import Plan, Progress, placed_tensors, write_folder
+from ..assembly import SLAB_ELEMENTS
+from ..blocks import SPREAD
+from ..conversion import THREADS
+from ..writers.onnx_folder import Plan, Progress, placed_tensors, write_folder
+from .blocks import BlockFormat
+from .config import config_of
+from .conversion import plan_of
+from .details import details_of_shape
+from .levels import OnnxLevel, onnx_level
+from .settings import genai_config
+from .weights import Buffers, Floats, Rows
 
 
 def synthesize_onnx(

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
-from ..errors import FormatError
-from ..units import format_bytes
+from ...errors import FormatError
+from ...units import format_bytes
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edge_runtime.artifact import ModelShape, RopeScaling
 
-from .onnx_details import YarnOptions
+from .details import YarnOptions
 
 _MOST_ROWS = 2**20
 """Far beyond every model's context; a table that long still fits in memory."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .onnx_types import ELEMENT_TYPES
 from .protobuf import BYTES, VARINT, Field, Wire, signed
+from .types import ELEMENT_TYPES
 
 MAX_NAME_BYTES = 16_384
 _MAX_DIMS = 64

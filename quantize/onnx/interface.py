@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from edge_runtime.artifact import ModelShape
 
-from .writers.onnx import Element, Initializer, Value
+from ..writers.onnx import Element, Initializer, Value
 
 LAST_ONLY = "num_logits_to_keep"
 """An input with a default: of how many positions at the end logits are wanted, 0 for all."""

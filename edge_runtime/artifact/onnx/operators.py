@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .onnx import Node
+from .graph import Node
 
 TABLE_OPS = ("Gather", "GatherBlockQuantized")
 SAME_VALUES = frozenset(

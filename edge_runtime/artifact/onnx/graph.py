@@ -17,12 +17,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
-from ..errors import FormatError, UnsupportedError
-from .gguf_values import opened
-from .onnx_data import DataFiles, Place
-from .onnx_ports import MAX_NAME_BYTES, ValueInfo, value_info
-from .onnx_types import ELEMENT_TYPES, ElementType
+from ...errors import FormatError, UnsupportedError
+from ..gguf_values import opened
+from .data import DataFiles, Place
+from .ports import MAX_NAME_BYTES, ValueInfo, value_info
 from .protobuf import BYTES, VARINT, Field, Wire, signed
+from .types import ELEMENT_TYPES, ElementType
 
 _MAX_TEXT_BYTES = 4 * 1024**2
 _MAX_DIMS = 64

@@ -12,9 +12,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import ArtifactError, FormatError, ModelNotFoundError, UnsupportedError
-from ..units import format_bytes
-from .checkpoint import CONFIG_NAME, read_config
+from ...errors import ArtifactError, FormatError, ModelNotFoundError, UnsupportedError
+from ...units import format_bytes
+from ..checkpoint import CONFIG_NAME, read_config
 
 GENAI_CONFIG_NAME = "genai_config.json"
 EXPORTS_FOLDER = "onnx"
