@@ -137,12 +137,12 @@ def byte_alphabet() -> list[str]:
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
-def write_tokenizer(path: Path) -> None:
-    """Byte-level BPE of Qwen2's size: every pair of bytes is a token, then pairs and a byte."""
+def write_tokenizer(path: Path, size: int = 151_643) -> None:
+    """Byte-level BPE of a size (Qwen2's): every pair of bytes is a token, then pairs and a byte."""
     letters = byte_alphabet()
     merges = [(a, b) for a in letters for b in letters]
     merges += [(a + b, c) for a in letters for b in letters for c in ("e", "t")]
-    merges = list(dict.fromkeys(merges))[: 151_643 - len(letters)]
+    merges = list(dict.fromkeys(merges))[: size - len(letters)]
     vocabulary = {token: i for i, token in enumerate([*letters, *(a + b for a, b in merges)])}
     pattern = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -178,7 +178,7 @@ def write_checkpoint(path: Path, config: dict, *, sparse: bool) -> None:
     """Writes a checkpoint of two shards of about the same size."""
     path.mkdir()
     (path / "config.json").write_text(json.dumps(config))
-    write_tokenizer(path)
+    write_tokenizer(path, min(151_643, config["vocab_size"] - 3))  # three names follow
     shapes = list(tensors(config))
     half, shards = sum(math.prod(dims) for _, dims in shapes) // 2, [[], []]
     seen = 0
@@ -210,7 +210,7 @@ class Cost:
         )
 
 
-def run(command: list[str | Path], log: Path) -> Cost:
+def run(command: list[str | Path], log: Path, env: dict[str, str] | None = None) -> Cost:
     """Runs a command to its end; its peak is that of its largest process.
 
     A child counts the memory of the process that started it, which is why this one stays small and
@@ -219,7 +219,11 @@ def run(command: list[str | Path], log: Path) -> Cost:
     started = time.perf_counter()
     with log.open("wb") as out:
         child = subprocess.Popen(
-            [str(part) for part in command], stdout=out, stderr=subprocess.STDOUT, cwd=ROOT
+            [str(part) for part in command],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=env,
         )
         _, status, used = os.wait4(child.pid, 0)
     wall_s = time.perf_counter() - started

@@ -37,6 +37,7 @@ _HOMES = {
         "UsageError",
         "WorkerError",
     ),
+    ".latency": ("LatencyFailure", "LatencyMeasurement", "LatencyOptions"),
     ".measurement": (
         "Basis",
         "Host",
@@ -48,7 +49,7 @@ _HOMES = {
         "decode_workload",
         "prefill_workload",
     ),
-    ".profiler": ("Plan", "detect_host", "measure"),
+    ".profiler": ("Plan", "detect_host", "measure", "measure_latency"),
     ".statistics": ("Interval",),
     ".verdict": ("Target", "Verdict", "VerdictKind", "judge"),
 }
@@ -77,6 +78,9 @@ if TYPE_CHECKING:
     from .errors import UnsupportedError as UnsupportedError
     from .errors import UsageError as UsageError
     from .errors import WorkerError as WorkerError
+    from .latency import LatencyFailure as LatencyFailure
+    from .latency import LatencyMeasurement as LatencyMeasurement
+    from .latency import LatencyOptions as LatencyOptions
     from .measurement import Basis as Basis
     from .measurement import Host as Host
     from .measurement import Measurement as Measurement
@@ -90,6 +94,7 @@ if TYPE_CHECKING:
     from .model import load as load
     from .profiler import Plan as Plan
     from .profiler import detect_host as detect_host
+    from .profiler.latency import measure_latency as measure_latency
     from .profiler.measure import measure as measure
     from .statistics import Interval as Interval
     from .verdict import Target as Target

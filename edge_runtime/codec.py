@@ -21,6 +21,13 @@ from .errors import FormatError
 T = TypeVar("T")
 
 
+class Saved(typing.Protocol):
+    """A record that is saved as JSON."""
+
+    def to_json(self) -> dict[str, object]:
+        """The record as plain JSON values, including the schema number."""
+
+
 def to_jsonable(value: object) -> object:
     """Turns a record into dicts, lists and scalars. Non-finite floats are refused (ValueError)."""
     if isinstance(value, enum.Enum):

@@ -11,18 +11,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .artifact import ModelShape, TensorInfo, level, types_for
+from .artifact import ModelShape, TensorInfo
 from .fit import ATTENTION, LAYER, CostFit, Work
-from .measurement import BandwidthReading, Basis, Host, Measurement, SessionOptions, Unavailable
+from .measurement import BandwidthReading, Basis, Host, Measurement, Unavailable
+from .memory_needs import PlannedModel
 from .statistics import Interval
 from .units import format_bytes, format_duration, format_rate
 from .verdict import Evidence, MemoryFit, Target, Verdict, VerdictKind, judge_evidence
 
 DEFAULT_LEVELS = ("Q8_0", "Q4_K_M", "Q4_0")
 """What a check lists unless asked otherwise: near-lossless, the usual choice, the fast one."""
-
-PROCESS_BYTES = 96 * 1024**2
-"""Interpreter, engine code and tokenizer of a minimal process, where it was not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +46,8 @@ class Row:
 class FitSummary:
     """A cost fit in the terms a reader can check.
 
-    `rates` are bytes/s of each tensor type for decode, weights/s for prefill.
+    `rates` are bytes/s of each tensor type for decode, weights/s for prefill. `engine` is the
+    backend whose costs they are.
     """
 
     what: str
@@ -57,6 +56,7 @@ class FitSummary:
     seconds_per_layer: float
     attention_products_per_s: float | None
     rates: tuple[tuple[str, float], ...]
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,19 +112,9 @@ def work_of(shape: ModelShape, tensors: Iterable[TensorInfo], phase: Phase, dept
     )
 
 
-def planned_work(shape: ModelShape, level_name: str, phase: Phase, depth: int = 0) -> Work:
-    """The work of one token, at a depth, of a model that was not made: types by the recipe."""
-    types = types_for(shape, level(level_name))
-    amounts: dict[str, float] = {}
-    for tensor in shape.tensors:
-        kind = types[tensor.name]
-        size = kind.size_bytes(tensor.dims)
-        _add(amounts, shape, tensor.name, tensor.dims, kind.name, size, phase)
-    return Work(
-        layers=shape.layers,
-        bytes_by_type=amounts,
-        attention=attention_products(shape, depth),
-    )
+def planned_work(planned: PlannedModel, phase: Phase, depth: int = 0) -> Work:
+    """The work of one token, at a depth, of a model that was not made."""
+    return work_of(planned.shape, planned.tensors, phase, depth)
 
 
 def _add(
@@ -162,44 +152,8 @@ def attention_products(shape: ModelShape, depth: int) -> float:
     return 2.0 * shape.heads * shape.head_dim * visible
 
 
-def compute_buffer_bytes(shape: ModelShape, context_tokens: int, micro_batch_tokens: int) -> int:
-    """About what llama.cpp plans for activations when only the last logits are kept, bytes.
-
-    Per token of the micro-batch, in float32: three rows of the feed-forward width, three and a half
-    of the hidden width, and one row of the attention mask. Within 12 % of what llama.cpp 0.3.36
-    reported for shapes from 135M to 8B; used only where nothing was measured.
-    """
-    width = 3 * max(shape.intermediate, shape.hidden) + 7 * shape.hidden // 2 + context_tokens
-    return 4 * micro_batch_tokens * width
-
-
-def memory_fit(
-    shape: ModelShape,
-    level_name: str,
-    target: Target,
-    options: SessionOptions,
-    *,
-    available_bytes: int | None,
-    process_bytes: int = PROCESS_BYTES,
-) -> MemoryFit:
-    """What a model needs at the target's context, computed from its shape.
-
-    Weights count once: where the engine repacks some, the mapped originals can be dropped.
-    """
-    return MemoryFit(
-        weights_bytes=shape.weight_bytes(level_name),
-        kv_bytes=shape.kv_bytes(target.context_tokens, options.kv_type_k, options.kv_type_v),
-        compute_bytes=compute_buffer_bytes(
-            shape, target.context_tokens, options.micro_batch_tokens
-        ),
-        process_bytes=process_bytes,
-        available_bytes=available_bytes,
-    )
-
-
 def project(
-    shape: ModelShape,
-    level_name: str,
+    planned: PlannedModel,
     target: Target,
     *,
     decode: CostFit,
@@ -208,11 +162,15 @@ def project(
     bandwidth: BandwidthReading | Unavailable,
     disturbances: tuple[str, ...] = (),
 ) -> Evidence:
-    """The evidence for a model that did not run, from this machine's fitted costs."""
-    work = planned_work(shape, level_name, Phase.DECODE, target.prompt_tokens)
+    """The evidence for a model that did not run, from this machine's fitted costs.
+
+    The costs are those of the engine that runs the planned file.
+    """
+    shape = planned.shape
+    work = planned_work(planned, Phase.DECODE, target.prompt_tokens)
     seconds = decode.predict(work)
     per_prompt_token = (
-        prefill.predict(planned_work(shape, level_name, Phase.PREFILL, target.prompt_tokens // 2))
+        prefill.predict(planned_work(planned, Phase.PREFILL, target.prompt_tokens // 2))
         if prefill
         else None
     )
@@ -221,13 +179,13 @@ def project(
         missing = sorted(set(work.bytes_by_type) - set(decode.terms))
         rate = Unavailable(
             reason=f"no cell measured {' and '.join(missing) or 'this work'}",
-            remedy=f"edge check {shape.name} --level {level_name} measures it",
+            remedy=f"edge check {shape.name} --level {planned.level} measures it",
         )
     else:
         rate = seconds.inverse()
     return Evidence(
         model=shape.name,
-        level=level_name,
+        level=planned.level,
         basis=Basis.PROJECTED,
         decode_tokens_per_s=rate,
         depth_tokens=target.prompt_tokens,
@@ -274,7 +232,7 @@ def rows_of(
     )
 
 
-def summarize(what: str, fit: CostFit) -> FitSummary:
+def summarize(what: str, fit: CostFit, engine: str = "") -> FitSummary:
     """A fit in the terms a reader can check."""
     seconds = dict(zip(fit.terms, fit.coefficients, strict=True))
     return FitSummary(
@@ -288,6 +246,7 @@ def summarize(what: str, fit: CostFit) -> FitSummary:
             for name, value in seconds.items()
             if name not in {LAYER, ATTENTION} and value > 0
         ),
+        engine=engine,
     )
 
 

@@ -1,8 +1,9 @@
-"""Fetches models from a Hugging Face hub through huggingface_hub: a GGUF file, or a checkpoint.
+"""Fetches models from a Hugging Face hub through huggingface_hub: GGUF, ONNX, or a checkpoint.
 
 `hf:owner/repo` names a repository, `hf:owner/repo:file.gguf` a file in it, `hf:owner/repo:Q4_K_M`
-the file of that level; `hf:owner/repo@revision` is a branch or a commit. Of a checkpoint only data
-is fetched, never a pickle and never code. The library does the transfer: it honours HF_ENDPOINT,
+or `hf:owner/repo:q4` the one of that level, `hf:owner/repo:folder` the ONNX model in a folder;
+`hf:owner/repo@revision` is a branch or a commit. Only data is fetched, never a pickle and never
+code. The library does the transfer: it honours HF_ENDPOINT,
 HF_HOME and HF_TOKEN, goes on after a broken connection and checks sizes.
 """
 
@@ -10,10 +11,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import hub_onnx
+from .artifact.onnx.folder import GENAI_CONFIG_NAME, genai_file_name, is_onnx
 from .errors import (
     ArtifactError,
     FormatError,
@@ -60,7 +63,8 @@ def parse(reference: str) -> HubReference:
     if _REPO.fullmatch(repo) is None or unsafe or wrong_revision:
         raise UsageError(
             f"{reference!r} names nothing on a hub.",
-            way_out="Write hf:owner/repo, hf:owner/repo:file.gguf or hf:owner/repo:Q4_K_M.",
+            way_out="Write hf:owner/repo, hf:owner/repo:file.gguf or hf:owner/repo:Q4_K_M"
+            " (hf:owner/repo:q4 for ONNX).",
         )
     return HubReference(repo=repo, revision=revision or None, choice=choice or None)
 
@@ -70,19 +74,51 @@ def fetch(
 ) -> Path:
     """The local path of the model, downloaded into huggingface_hub's cache if it is not there.
 
-    All parts of a split model are fetched; the path is the first one's. Without a hub in reach, a
-    file that was fetched before is used. Raises HubError, ModelNotFoundError, DiskError.
+    All parts of a split model are fetched, the path is the first one's; of an ONNX model its graph,
+    which is the path, its data and the small files that belong to it. Without a hub in reach, what
+    was fetched before is used. Raises HubError, ModelNotFoundError, FormatError, DiskError.
     """
     hub = library()
     try:
         files = listing(hub, reference)
     except NoHubError as unreachable:
         return _from_cache(hub, reference, unreachable)
-    chosen = _choose(reference, tuple(files))
-    paths = [
-        download(hub, reference, name, files[name], on_download) for name in _parts(chosen, files)
-    ]
+    files = {name: remote for name, remote in files.items() if _is_safe(name)}
+
+    def get(name: str, *, tell: bool = True) -> Path:
+        return download(hub, reference, name, files[name], on_download if tell else None)
+
+    chosen = _choose(reference, tuple(files), lambda name: get(name, tell=False))
+    if is_onnx(Path(chosen)):
+        return _fetch_onnx(reference, chosen, files, get)
+    paths = [get(name) for name in _parts(chosen, files)]
     return paths[0]
+
+
+def _fetch_onnx(
+    reference: HubReference,
+    model: str,
+    files: dict[str, Remote],
+    get: Callable[..., Path],
+) -> Path:
+    """Fetches one ONNX model; the small files first, its data when the graph has named it."""
+    fetched = {name: get(name, tell=False) for name in hub_onnx.side_files(model, files)}
+    graph = fetched[model] = get(model)
+    for name in hub_onnx.data_files(graph, model, files):
+        fetched[name] = get(name)
+    _check_one_snapshot(reference, fetched)
+    return graph
+
+
+def _check_one_snapshot(reference: HubReference, fetched: Mapping[str, Path]) -> Path:
+    """The folder that all the files lie in. Raises HubError when they are of two revisions."""
+    folders = {path.parents[name.count("/")] for name, path in fetched.items()}
+    if len(folders) != 1:
+        raise HubError(
+            f"{reference.repo} was changed while it was fetched.",
+            way_out="Run the command again: what did not change is kept.",
+        )
+    return folders.pop()
 
 
 def fetch_checkpoint(
@@ -119,16 +155,8 @@ def fetch_checkpoint(
     if on_download is not None and not _is_cached(hub, reference, wanted):
         sizes = [files[name].size_bytes or 0 for name in wanted]
         on_download(f"{len(wanted)} files of {reference.repo}", sum(sizes))
-    folders = set()
-    for name in wanted:
-        path = download(hub, reference, name, files[name], on_download)
-        folders.add(path.parents[name.count("/")])
-    if len(folders) != 1:
-        raise HubError(
-            f"{reference.repo} was changed while it was fetched.",
-            way_out="Run the command again: what did not change is kept.",
-        )
-    return folders.pop()
+    fetched = {n: download(hub, reference, n, files[n], on_download) for n in wanted}
+    return _check_one_snapshot(reference, fetched)
 
 
 def _shards(index: Path, reference: HubReference, files: dict[str, Remote]) -> list[str]:
@@ -183,41 +211,70 @@ def _checkpoint_from_cache(hub: Any, reference: HubReference, unreachable: NoHub
     return folder
 
 
-def _choose(reference: HubReference, names: tuple[str, ...]) -> str:
-    """The one file meant. Raises ModelNotFoundError that lists what there is."""
-    models = first_parts(name for name in names if _is_safe(name))
-    models = tuple(m for m in models if not Path(m).name.lower().startswith("mmproj"))
-    if not models and "config.json" in names and any(n.endswith(".safetensors") for n in names):
-        raise UnsupportedError(
-            f"{reference.repo} is a Hugging Face checkpoint and holds no GGUF file.",
-            cause="It must be converted before it can run.",
-            way_out=convert_command(f"{HUB_PREFIX}{reference.repo}"),
-        )
-    if not models:
-        raise ModelNotFoundError(
-            f"{reference.repo} holds no GGUF file.",
-            cause="Only GGUF files run here; many models have a second repository with them.",
-            way_out=f"Look for one named like {reference.repo}-GGUF.",
-        )
+def _choose(
+    reference: HubReference, names: tuple[str, ...], local: Callable[[str], Path | None]
+) -> str:
+    """The one file meant. Raises ModelNotFoundError that lists what there is.
+
+    `local` gives the path of a small file that must be read to know.
+    """
     choice = reference.choice
-    if choice in models:
+    graphs = hub_onnx.models(names)
+    only_graphs = choice is not None and choice.startswith(hub_onnx.LEVEL_PREFIX)
+    ggufs = () if only_graphs else first_parts(names)
+    ggufs = tuple(m for m in ggufs if not Path(m).name.lower().startswith("mmproj"))
+    models = (*ggufs, *graphs)
+    if not models:
+        raise _no_model(reference, names)
+    if choice in models or (choice in names and is_onnx(Path(choice))):
         return choice
     if choice is not None:
         word = re.compile(rf"(?<![A-Za-z0-9]){re.escape(choice)}(?![A-Za-z0-9_])", re.IGNORECASE)
-        matching = [name for name in models if word.search(Path(name).name)]
+        matching = [name for name in ggufs if word.search(Path(name).name)]
+        matching += _named_by_genai(hub_onnx.matching(choice, graphs), names, local)
         if len(matching) == 1:
             return matching[0]
         models = tuple(matching) or models
         fact = f"{reference.repo} has {'several files' if matching else 'no file'} for {choice}."
         raise ModelNotFoundError(fact, **_choices(reference, models))
+    models = (*ggufs, *_named_by_genai(graphs, names, local))
     if len(models) == 1:
         return models[0]
-    for level in _PREFERRED:
+    for level in _PREFERRED if not graphs else ():
         matching = [name for name in models if level.lower() in Path(name).name.lower()]
         if len(matching) == 1:
             return matching[0]
     raise ModelNotFoundError(
         f"{reference.repo} holds {len(models)} models.", **_choices(reference, models)
+    )
+
+
+def _named_by_genai(
+    graphs: tuple[str, ...], names: tuple[str, ...], local: Callable[[str], Path | None]
+) -> tuple[str, ...]:
+    """Several graphs of one folder become the one that its `genai_config.json` names."""
+    folders = {name.rpartition("/")[0] for name in graphs}
+    if len(graphs) < 2 or len(folders) != 1:
+        return graphs
+    config = "/".join(filter(None, (*folders, GENAI_CONFIG_NAME)))
+    path = local(config) if config in names else None
+    if path is None:
+        return graphs
+    named = genai_file_name(path)
+    return tuple(name for name in graphs if name.rpartition("/")[2] == named) or graphs
+
+
+def _no_model(reference: HubReference, names: tuple[str, ...]) -> ArtifactError:
+    if "config.json" in names and any(name.endswith(".safetensors") for name in names):
+        return UnsupportedError(
+            f"{reference.repo} is a Hugging Face checkpoint and holds no GGUF or ONNX file.",
+            cause="It must be converted before it can run.",
+            way_out=convert_command(f"{HUB_PREFIX}{reference.repo}"),
+        )
+    return ModelNotFoundError(
+        f"{reference.repo} holds no GGUF or ONNX file.",
+        cause="Only those run here; many models have a second repository with them.",
+        way_out=f"Look for one named like {reference.repo}-GGUF.",
     )
 
 
@@ -245,11 +302,11 @@ def _parts(first: str, files: dict[str, Remote]) -> list[str]:
 
 
 def _from_cache(hub: Any, reference: HubReference, unreachable: NoHubError) -> Path:
-    """A file fetched before, when the hub cannot be reached now."""
+    """A model fetched before, when the hub cannot be reached now."""
     folder = snapshot(hub, reference, unreachable)
     names = tuple(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf") if path.exists()
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
-    if not names:
+    if not first_parts(names) and not hub_onnx.models(names):
         raise unreachable_hub(reference, unreachable) from unreachable
-    return folder / _choose(reference, names)
+    return folder / _choose(reference, names, lambda name: folder / name)

@@ -127,12 +127,22 @@ class ArtifactRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """How many nodes of a graph one execution provider holds, and their share of all."""
+
+    provider: str
+    nodes: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """The inference engine that ran, its version, and what it says of its own build."""
+    """The inference engine that ran, what it says of its build, and what ran where in a session."""
 
     name: str
     version: str
     build: str = ""
+    placement: tuple[Placement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,10 +247,11 @@ class PhasePeak:
 
     `peak_bytes` is the kernel's high-water mark of resident memory since the phase began.
     Anonymous memory cannot be given back; file-backed pages (mapped weights) can be read again.
-    The two are the largest values sampled, or read at the phase's end.
+    The two are the largest values sampled, or read at the phase's end. A model that generates runs
+    in `prefill` and `decode`; any other lies idle in `loaded` and then works in `run`.
     """
 
-    phase: Literal["load", "prefill", "decode"]
+    phase: Literal["load", "loaded", "prefill", "decode", "run"]
     peak_bytes: int
     anonymous_bytes: int
     file_bytes: int
@@ -383,19 +394,8 @@ class Measurement:
         return statistics.percentile(steps, percent) / NS_PER_S if steps else None
 
     def _interval(self, samples: tuple[float, ...]) -> Interval | None:
-        """The t interval of the mean over runs, twice as wide when the runs were disturbed.
-
-        A single run has no spread between runs: its interval is then open to half and double,
-        which can support no verdict near a limit, and that is the truth of one sample.
-        """
-        if not samples:
-            return None
-        widen = 2.0 if self.noise.disturbed else 1.0
-        interval = statistics.confidence_interval(samples, widen=widen)
-        if interval is None:
-            only = samples[0]
-            return Interval(low=only / 2, value=only, high=only * 2)
-        return interval
+        """The t interval of the mean over runs; see `statistics.rate_interval`."""
+        return statistics.rate_interval(samples, disturbed=self.noise.disturbed)
 
     def to_json(self) -> dict[str, object]:
         """The record as plain JSON values, including the schema number."""

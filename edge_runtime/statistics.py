@@ -95,3 +95,79 @@ def confidence_interval(samples: Sequence[float], *, widen: float = 1.0) -> Inte
     # on either side says as little.
     half = min(widen * t95(len(samples) - 1) * spread / math.sqrt(len(samples)), math.log(1e6))
     return Interval(low=centre * math.exp(-half), value=centre, high=centre * math.exp(half))
+
+
+def rate_interval(samples: Sequence[float], *, disturbed: bool) -> Interval | None:
+    """The 95 % interval of a mean rate over repetitions, twice as wide when they were disturbed.
+
+    A single repetition has no spread: its interval is then open to half and double, which can
+    support no verdict near a limit, and that is the truth of one sample. None without any.
+    """
+    if not samples:
+        return None
+    interval = confidence_interval(samples, widen=2.0 if disturbed else 1.0)
+    if interval is None:
+        only = samples[0]
+        return Interval(low=only / 2, value=only, high=only * 2)
+    return interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderInterval:
+    """A percentile and the two samples it lies between, at 95 % confidence.
+
+    A bound is None where no sample can be one: too few were taken to say how far that side reaches.
+    """
+
+    low: float | None
+    value: float
+    high: float | None
+
+
+def percentile_interval(samples: Sequence[float], percent: float) -> OrderInterval:
+    """A percentile of at least one sample, with its distribution-free 95 % interval.
+
+    By the binomial distribution of how many samples lie below the true percentile (Conover,
+    Practical Nonparametric Statistics, 3.2): nothing is assumed of the samples' distribution, only
+    that they are independent. At most 2.5 % lie outside on either side. With few samples an outer
+    percentile is likely to lie beyond the last of them, and interpolating would stay below that:
+    the value is then the bound itself.
+    """
+    ordered = sorted(samples)
+    below, above = order_ranks(len(ordered), percent / 100)
+    value = percentile(ordered, percent)
+    low = None if below is None else ordered[below - 1]
+    high = None if above is None else ordered[above - 1]
+    value = value if low is None else max(value, low)
+    value = value if high is None else min(value, high)
+    return OrderInterval(low=low, value=value, high=high)
+
+
+def order_ranks(count: int, share: float) -> tuple[int | None, int | None]:
+    """Ranks, from 1, of the samples that enclose the quantile `share` with 95 % confidence.
+
+    The lower is the largest r with P(B < r) <= 2.5 %, the upper the smallest r with
+    P(B < r) >= 97.5 %, where B is binomial: how many of `count` samples lie below the quantile.
+    """
+    tail = 0.025
+    if not 0 < share < 1:
+        raise ValueError("a quantile lies strictly between 0 and 1")
+    deviation = math.sqrt(count * share * (1 - share))
+    # What lies beyond twelve deviations is below 1e-30, and sums of 1e5 terms need not be taken.
+    number = max(0, math.floor(count * share - 12 * deviation - 12))
+    density = math.exp(
+        math.lgamma(count + 1) - math.lgamma(number + 1) - math.lgamma(count - number + 1)
+        + number * math.log(share) + (count - number) * math.log1p(-share)
+    )  # fmt: skip
+    less = 0.0  # P(B < number)
+    lower: int | None = None
+    upper: int | None = None
+    while number <= count and upper is None:
+        if number >= 1 and less <= tail:
+            lower = number
+        if number >= 1 and less >= 1 - tail:
+            upper = number
+        less += density
+        density *= (count - number) / (number + 1) * share / (1 - share)
+        number += 1
+    return lower, upper

@@ -1,12 +1,13 @@
 """Checkpoint or shape to artifact file: the three ways a model file comes into being here.
 
-    convert     a Hugging Face checkpoint becomes a GGUF
-    requantize  a GGUF becomes a smaller one, by llama.cpp's own quantizer
-    synthesize  a shape becomes a GGUF with random weights, to be timed and never to be read
+    convert     a Hugging Face checkpoint becomes a GGUF file or an ONNX folder
+    requantize  a GGUF or an ONNX model of floats becomes a smaller one of its own format
+    synthesize  a shape becomes one with random weights, to be timed and never to be read
 
-Each writes to a temporary name, renames at the end and returns the `Artifact` read back from the
-disk. Names are resolved when they are first used: importing this package loads the standard library
-only. It refuses to know how an artifact is run or judged.
+The level says which format: `Q4_K_M` is GGUF's, `onnx:int4` ONNX's. Each writes to a temporary
+name, renames at the end and returns the `Artifact` read back from the disk. Names are resolved when
+they are first used: importing this package loads the standard library only. It refuses to know how
+an artifact is run or judged.
 """
 
 from __future__ import annotations
@@ -15,35 +16,60 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .conversion import convert
+    from .formats import (
+        convert,
+        is_onnx_level,
+        kept_layers,
+        requantize,
+        synthesize,
+        synthetic_bytes,
+    )
+    from .onnx.algorithms import OnnxQuantizeOptions
+    from .onnx.genai_builder import build_with_genai, genai_notes
+    from .onnx.levels import ONNX_LEVELS, OnnxLevel, onnx_level
+    from .onnx.requantization import requantize_onnx
     from .options import QuantizeOptions, levels, parse_tensor_type
     from .planning import QuantizePlan, TensorPlan, plan
-    from .requantization import requantize
-    from .synthesis import kept_layers, synthesize, synthetic_bytes
 
 _HOMES = {
+    "ONNX_LEVELS": ".onnx.levels",
+    "OnnxLevel": ".onnx.levels",
+    "OnnxQuantizeOptions": ".onnx.algorithms",
     "QuantizeOptions": ".options",
     "QuantizePlan": ".planning",
     "TensorPlan": ".planning",
-    "convert": ".conversion",
-    "kept_layers": ".synthesis",
+    "build_with_genai": ".onnx.genai_builder",
+    "convert": ".formats",
+    "genai_notes": ".onnx.genai_builder",
+    "is_onnx_level": ".formats",
+    "kept_layers": ".formats",
     "levels": ".options",
+    "onnx_level": ".onnx.levels",
     "parse_tensor_type": ".options",
     "plan": ".planning",
-    "requantize": ".requantization",
-    "synthesize": ".synthesis",
-    "synthetic_bytes": ".synthesis",
+    "requantize": ".formats",
+    "requantize_onnx": ".onnx.requantization",
+    "synthesize": ".formats",
+    "synthetic_bytes": ".formats",
 }
 
 __all__ = [
+    "build_with_genai",
     "convert",
+    "genai_notes",
+    "is_onnx_level",
     "kept_layers",
     "levels",
+    "onnx_level",
     "parse_tensor_type",
     "plan",
     "requantize",
+    "requantize_onnx",
     "synthesize",
     "synthetic_bytes",
+    "ONNX_LEVELS",
+    "OnnxLevel",
+    "OnnxQuantizeOptions",
     "QuantizeOptions",
     "QuantizePlan",
     "TensorPlan",

@@ -1,4 +1,4 @@
-"""Processes of their own for llama.cpp: a failed check in C ends one of them, and not the caller's.
+"""Processes of their own for engines: a failed check in C ends one of them, and not the caller's.
 
 Both ends of the pipe stand here: JSON objects in lines, one job after the other, any number of
 answers to each. What else such a process prints is kept for the day it dies. Knows nothing of what
@@ -31,9 +31,15 @@ Say = Callable[[Mapping[str, object]], None]
 
 
 class Child:
-    """A running module of this package; leaving the `with` block ends it, whatever it was doing."""
+    """A running module of this package; leaving the `with` block ends it, whatever it was doing.
 
-    def __init__(self, module: str) -> None:
+    `engine` is what the module runs, and `package` where it comes from: the words of its death.
+    """
+
+    def __init__(
+        self, module: str, *, engine: str = "llama.cpp", package: str = "llama-cpp-python"
+    ) -> None:
+        self._engine, self._package = engine, package
         environment = dict(os.environ)
         # It finds what this process finds, and nothing more: -P leaves the working directory out.
         environment["PYTHONPATH"] = os.pathsep.join(str(Path(p).absolute()) for p in sys.path)
@@ -94,16 +100,16 @@ class Child:
         last = words[-1] if words else last_words
         if any(w in "\n".join(words) for w in ("ModuleNotFoundError", "Failed to load shared")):
             return EngineMissingError(
-                "llama.cpp cannot be loaded.",
+                f"{self._engine} cannot be loaded.",
                 cause=last,
-                way_out="Install it again: pip install --force-reinstall llama-cpp-python",
+                way_out=f"Install it again: pip install --force-reinstall {self._package}",
             )
         how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
         reason = next((line for line in words if "GGML_ASSERT" in line), last)
         if code == _KILLED:
             reason = "The system kills a process when memory runs out."
         return WorkerError(
-            f"llama.cpp's process was ended {how}.",
+            f"{self._engine}'s process was ended {how}.",
             cause=f"Its last words: {reason[:300]}" if reason else "",
             way_out="Use fewer threads, or close other programs, and try again."
             if code == _KILLED

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.resources
 import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,14 @@ import pytest
 # tests run some thirty times faster. Read by the OpenMP library when the engine is loaded, here and
 # in every child process.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# A shell starts what it puts in the background with interrupts ignored, every child inherits that,
+# and tests of what Ctrl-C does would wait for nothing.
+if (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

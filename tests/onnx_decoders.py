@@ -48,6 +48,13 @@ class Layout:
     context: int = 512
     int4: bool = False
     """MatMulNBits of 4 bits and random blocks instead of MatMul."""
+    blind: bool = False
+    """Whether plain operators mask the future only where there is no past, as in exports that were
+    traced with one token after a past."""
+    window: int = -1
+    """How far the fused operator sees back."""
+    short_cache: bool = False
+    """Whether the fused operator's cache may be as short as the window, and no shorter."""
     past: str = "past_key_values.{}.{}"
     present: str = "present.{}.{}"
 
@@ -149,11 +156,13 @@ def _fused_attention(w: Writer, q: str, k: str, v: str, layer: int, shared: dict
     if layout.counts_cache:
         q, k = _rotated(w, q, layout.heads, shared), _rotated(w, k, layout.kv_heads, shared)
     tables = [] if layout.counts_cache else [shared["cos"], shared["sin"]]
+    short = {"sliding_window_cache": 1} if layout.short_cache else {}
     out = w.node(
         "GroupQueryAttention", q, k, v, *past, shared["seqlens"], shared["total"], *tables,
         domain=MICROSOFT, outputs=[f"attention.{layer}", *present],
         num_heads=layout.heads, kv_num_heads=layout.kv_heads,
         do_rotary=0 if layout.counts_cache else 1, rotary_interleaved=0,
+        local_window_size=layout.window, **short,
     )  # fmt: skip
     return w.node("Cast", out, to=1) if half else out
 
@@ -208,6 +217,8 @@ def _shared_by_layers(w: Writer) -> dict[str, str]:
     rows = w.node("Range", past, total, w.one(1))
     columns = w.node("Range", w.one(0), total, w.one(1))
     seen = w.node("LessOrEqual", columns, w.node("Unsqueeze", rows, w.ints(1)))
+    if layout.blind:
+        seen = w.node("Or", seen, w.node("Greater", past, w.one(0)))
     zero, low = (w.weight(np.array(x, np.float32)) for x in (0.0, -1e9))
     positions = w.node("Squeeze", "position_ids", w.ints(0)) if layout.position_ids else rows
     now = [w.node("Gather", w.weight(table), positions, axis=0) for table in (cos, sin)]
@@ -347,9 +358,9 @@ def write_byte_tokenizer(folder: Path, *, template: str | None = CHATML, bos: bo
     (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
 
 
-def write_configs(folder: Path, layout: Layout) -> None:
-    """The `config.json` and `genai_config.json` of a decoder."""
-    config = {
+def config_of(layout: Layout) -> dict[str, Any]:
+    """A decoder's `config.json`."""
+    return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         "hidden_size": layout.hidden,
@@ -364,6 +375,10 @@ def write_configs(folder: Path, layout: Layout) -> None:
         "tie_word_embeddings": False,
         "eos_token_id": 256,
     }
+
+
+def write_configs(folder: Path, layout: Layout) -> None:
+    """The `config.json` and `genai_config.json` of a decoder."""
     genai = {
         "model": {
             "type": "llama",
@@ -395,7 +410,7 @@ def write_configs(folder: Path, layout: Layout) -> None:
         },
         "search": {"max_length": layout.context, "past_present_share_buffer": layout.fused},
     }
-    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    (folder / "config.json").write_text(json.dumps(config_of(layout)), "utf-8")
     (folder / "genai_config.json").write_text(json.dumps(genai), "utf-8")
 
 
@@ -405,4 +420,18 @@ def write_folder(folder: Path, layout: Layout | None = None, **tokenizer: Any) -
     path = write_decoder(folder, layout)
     write_byte_tokenizer(folder, **tokenizer)
     write_configs(folder, layout)
+    return path
+
+
+def write_synthetic(folder: Path, *, level: str = "fp32", **changes: Any) -> Path:
+    """A folder of our own writer with random weights that speaks bytes; gives its `model.onnx`.
+
+    `changes` are keys of the config.
+    """
+    from edge_runtime.artifact import ModelShape
+    from quantize.onnx.synthesis import synthesize_onnx
+
+    shape = ModelShape.from_config({**config_of(Layout()), **changes}, name="random")
+    path = synthesize_onnx(shape, level, folder).path
+    write_byte_tokenizer(folder)
     return path

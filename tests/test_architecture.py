@@ -59,28 +59,32 @@ STATISTICS = "edge_runtime.statistics"
 CODEC = "edge_runtime.codec"
 ARTIFACT = "edge_runtime.artifact.*"
 MEASUREMENT = "edge_runtime.measurement"
-VOCABULARY = (ERRORS, UNITS, STATISTICS, CODEC, ARTIFACT, MEASUREMENT)
+LATENCY = "edge_runtime.latency"
+VOCABULARY = (ERRORS, UNITS, STATISTICS, CODEC, ARTIFACT, MEASUREMENT, LATENCY)
 BACKENDS = "edge_runtime.backends"
 SEAM = (BACKENDS, *(f"{BACKENDS}.{n}" for n in ("generation", "chat_template", "threads")))
 RECORDS = tuple(
     f"edge_runtime.{n}" for n in ("verdict", "fit", "feasibility", "compare", "projection")
 )
 VERDICT, FIT = RECORDS[:2]
+MEMORY_NEEDS = "edge_runtime.memory_needs"
 
 # The first row whose modules match is a module's room.
 ROOMS = (
     Room("profiles.*"),
-    # The vocabulary, one way: measurement -> artifact, codec, statistics -> units -> errors.
+    # The vocabulary, one way: latency -> measurement -> artifact, codec, statistics -> units -> errors.
     Room(ERRORS, pure=True),
     Room(UNITS, (ERRORS,), pure=True),
     Room(STATISTICS, (UNITS, ERRORS), pure=True),
     Room(CODEC, (UNITS, ERRORS), pure=True),
     Room(ARTIFACT, (UNITS, ERRORS)),
     Room(MEASUREMENT, (ARTIFACT, CODEC, STATISTICS, UNITS, ERRORS), pure=True),
+    Room(LATENCY, (MEASUREMENT, CODEC, STATISTICS, UNITS, ERRORS), pure=True),
     # Judgement: pure functions of records.
     Room(VERDICT, VOCABULARY, pure=True),
     Room(FIT, (*VOCABULARY, "profiles.*"), pure=True),
-    Room("edge_runtime.feasibility", (*VOCABULARY, VERDICT, FIT), pure=True),
+    Room("edge_runtime.memory_needs", (*VOCABULARY, VERDICT), pure=True),
+    Room("edge_runtime.feasibility", (*VOCABULARY, VERDICT, FIT, MEMORY_NEEDS), pure=True),
     Room("edge_runtime.compare", (*VOCABULARY, VERDICT), pure=True),
     Room("edge_runtime.projection", (*VOCABULARY, FIT, "profiles.*"), pure=True),
     # The seam to engines; each engine in its own backend.
@@ -98,7 +102,11 @@ ROOMS = (
     Room(BACKENDS, VOCABULARY),
     Room("edge_runtime.model", (*VOCABULARY, BACKENDS, "edge_runtime.sources")),
     Room("edge_runtime.sources", (*VOCABULARY, BACKENDS, "edge_runtime.hub")),
-    Room("edge_runtime.hub", (*VOCABULARY, "edge_runtime.sources", "edge_runtime.hub_transfer")),
+    Room("edge_runtime.hub_onnx", VOCABULARY),
+    Room(
+        "edge_runtime.hub",
+        (*VOCABULARY, *(f"edge_runtime.{n}" for n in ("sources", "hub_transfer", "hub_onnx"))),
+    ),
     Room("edge_runtime.hub_transfer", VOCABULARY, lazy=("huggingface_hub",)),
     Room("edge_runtime.profiler.energy.*", VOCABULARY, lazy=("psutil", "pynvml", "amdsmi")),
     Room(
@@ -120,7 +128,12 @@ ROOMS = (
         "edge_runtime",
         (*VOCABULARY, BACKENDS, VERDICT, "edge_runtime.model", "edge_runtime.profiler.*"),
     ),
-    Room("quantize.*", (ERRORS, UNITS, ARTIFACT), ("numpy",), lazy=("llama_cpp", "tokenizers")),
+    Room(
+        "quantize.*",
+        (ERRORS, UNITS, ARTIFACT),
+        ("numpy",),
+        lazy=("llama_cpp", "onnx", "onnxruntime", "tokenizers"),
+    ),
 )
 # Packages whose files must not know each other; what they share stands in the package itself.
 SIBLINGS = ("quantize.architectures",)

@@ -28,6 +28,9 @@ PUBLIC = [
     "Host",
     "HubError",
     "Interval",
+    "LatencyFailure",
+    "LatencyMeasurement",
+    "LatencyOptions",
     "Measurement",
     "MemoryLimitError",
     "Message",
@@ -53,6 +56,7 @@ PUBLIC = [
     "judge",
     "load",
     "measure",
+    "measure_latency",
     "prefill_workload",
 ]
 

@@ -126,7 +126,8 @@ def _read_scaling(
     if kind == "llama3" and architecture in _LLAMA3:
         return RopeScaling(kind="llama3"), None
     if kind == "yarn":
-        original = source.count("original_max_position_embeddings", most=_MOST_TOKENS)
+        keys = ("original_max_position_embeddings", "max_position_embeddings")
+        original = source.count(*keys, most=_MOST_TOKENS)
         return (
             RopeScaling(
                 kind="yarn",

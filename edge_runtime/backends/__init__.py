@@ -12,10 +12,12 @@ import importlib.metadata
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from ..artifact import Artifact
 from ..errors import EdgeError, EngineMissingError, UsageError
+from ..latency import InputRecord, LatencyOptions, OperatorTimes, OutputRecord, Placed
 from ..measurement import Buffer, Engine, Gpu, SessionOptions
 
 BUILTIN = {"llama_cpp": ".llama_cpp", "onnx": ".onnx", "fake": ".fake"}
@@ -166,6 +168,60 @@ class Backend(Protocol):
 
     def gpus(self) -> tuple[Gpu, ...]:
         """Accelerators this build can use."""
+
+
+@runtime_checkable
+class PlainModel(Protocol):
+    """A model of any kind, opened to compute the same inference over and over.
+
+    `options` are those in force; `placed` says which provider holds how many nodes.
+    """
+
+    options: LatencyOptions
+    placed: tuple[Placed, ...]
+    notes: tuple[str, ...]
+
+    def bind(self, inputs: Sequence[InputRecord], seed: int) -> tuple[OutputRecord, ...]:
+        """Makes the inputs, computes once, and keeps memory for outputs of the shapes found.
+
+        Raises MemoryLimitError, and BackendError for what the engine refuses.
+        """
+
+    def run(self) -> None:
+        """Computes one inference into the memory bound; returns when it is computed."""
+
+    def operators(self, runs: int) -> OperatorTimes:
+        """Ends tracing; the times of the latest `runs` inferences by node."""
+
+    def close(self) -> None:
+        """Frees everything; safe to call twice."""
+
+
+@runtime_checkable
+class PlainBackend(Protocol):
+    """A backend that also runs models that are none of language."""
+
+    def open_plain(
+        self, path: Path, options: LatencyOptions, *, trace: Path | None = None
+    ) -> PlainModel:
+        """Loads a model; with a folder for a `trace` the time of each node is noted, at a cost.
+
+        Raises what `Backend.open` raises.
+        """
+
+    def engine(self) -> Engine:
+        """The engine's name, version and build. Raises EngineMissingError."""
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Accelerators this build can use."""
+
+
+def plain_backend(name: str) -> PlainBackend:
+    """The backend of that name, for models of any kind. Raises what `backend` raises."""
+    chosen = backend(name)
+    if not isinstance(chosen, PlainBackend):
+        raise UsageError(f"The backend {name} runs language models only.")
+    return chosen
 
 
 def backend(name: str) -> Backend:

@@ -1,18 +1,21 @@
-"""`edge check` without a model: a few synthetic cells, a cost fit, the catalogue judged by it."""
+"""`edge check` without a model: a few synthetic cells, a cost fit, the catalogue judged by it.
+
+Each engine has costs of its own: cells are measured and fitted for each of them that a level asks
+for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import EdgeError, UsageError
 from ..feasibility import (
-    PROCESS_BYTES,
     CheckReport,
+    FitSummary,
     Phase,
     Row,
-    memory_fit,
     project,
     recommend,
     rows_of,
@@ -20,9 +23,19 @@ from ..feasibility import (
     work_of,
 )
 from ..fit import Cell, CostFit, fit_costs
-from ..measurement import Memory, SessionOptions, Workload
+from ..measurement import Basis, Memory, SessionOptions, Unavailable, Workload
+from ..memory_needs import PROCESS_BYTES, PlannedModel, memory_fit
 from ..verdict import Evidence, Target
 from .cells import Bench, open_bench
+from .engines import (
+    ENGINES,
+    Format,
+    format_of_level,
+    level_of,
+    options_for,
+    planned_model,
+    require_writable,
+)
 from .machine import Machine, look_at_machine, report_of
 
 if TYPE_CHECKING:
@@ -51,21 +64,28 @@ SHORTEST_CELL_S = 1.5
 
 @dataclass(frozen=True, slots=True)
 class _Learnt:
-    """What the cells gave: points for the two fits, and the size of the measuring process."""
+    """What one engine's cells gave: points for two fits, and the size of the measuring process."""
 
-    decode: list[Cell]
-    prefill: list[Cell]
-    process_bytes: list[int]
+    decode: list[Cell] = field(default_factory=list)
+    prefill: list[Cell] = field(default_factory=list)
+    process_bytes: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Costs:
+    """The fitted costs of one engine. `decode` says why there are none where no cell was run."""
+
+    decode: CostFit | Unavailable
+    prefill: CostFit | None
+    process_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ground:
-    """What a projection stands on: the machine, its fitted costs, and what the cells taught."""
+    """What a projection stands on: the machine, and each engine's costs."""
 
     machine: Machine
-    learnt: _Learnt
-    decode: CostFit
-    prefill: CostFit | None
+    costs: Mapping[Format, _Costs]
     disturbances: tuple[str, ...]
 
 
@@ -75,29 +95,36 @@ def check_catalogue(
     options: SessionOptions,
     budget_s: float,
     say: Callable[[str], None],
+    backend: str | None = None,
 ) -> CheckReport:
     """Measures the bench cells within the budget and judges every catalogue model marked default.
 
-    Raises UsageError when the budget was too short to learn the costs, EdgeError when no cell could
-    be measured.
+    Levels of several formats share the budget. Raises UsageError when it was too short to learn
+    the costs or the `backend` named runs no such level, EdgeError when no cell could be measured.
     """
     import profiles
 
     from ..artifact import ModelShape
 
+    for level in levels:
+        options_for(format_of_level(level), options, backend)
     say("looking at the machine")
     machine = look_at_machine(options)
-    with open_bench(options, say) as bench:
+    with open_bench(options, say, backend) as bench:
         learnt = _measure_bench(bench, levels, target, budget_s)
-        decode, prefill = _fits(learnt, bench)
+        costs = {format_: _costs(found, bench) for format_, found in learnt.items()}
+        if all(isinstance(found.decode, Unavailable) for found in costs.values()):
+            raise EdgeError(
+                "Nothing could be measured.",
+                cause=bench.failures[0] if bench.failures else "",
+                way_out="edge doctor says what is missing.",
+            )
         # One disturbed cell weighs little in a fit of twelve; most of them disturbed spoil it.
         noisy = [record.noise.flags[0] for record in bench.measurements if record.noise.disturbed]
         spoilt = 2 * len(noisy) > len(bench.measurements)
         ground = _Ground(
             machine=machine,
-            learnt=learnt,
-            decode=decode,
-            prefill=prefill,
+            costs=costs,
             disturbances=(noisy[-1],) if spoilt else (),
         )
         rows: list[Row] = []
@@ -105,27 +132,32 @@ def check_catalogue(
             if not entry.check_default:
                 continue
             shape = ModelShape.from_config(entry.config, name=entry.id)
-            evidence = [_evidence(ground, shape, name, target, options) for name in levels]
-            weights = [shape.weight_bytes(name) for name in levels]
+            plans = [planned_model(shape, level) for level in levels]
+            evidence = [_evidence(ground, planned, target, options) for planned in plans]
+            weights = [planned.weight_bytes for planned in plans]
             rows += rows_of(evidence, target, shape.parameters, weights)
         rows.sort(key=lambda row: row.parameters)
-        fits = [summarize("decode", decode)]
-        if prefill:
-            fits.append(summarize("prefill", prefill))
-        return report_of(bench, machine, target, rows, recommend(rows, target), fits=tuple(fits))
+        fits = tuple(fit for format_ in costs for fit in _summaries(format_, costs, backend))
+        return report_of(bench, machine, target, rows, recommend(rows, target), fits=fits)
 
 
-def _measure_bench(bench: Bench, levels: Sequence[str], target: Target, budget_s: float) -> _Learnt:
+def _measure_bench(
+    bench: Bench, levels: Sequence[str], target: Target, budget_s: float
+) -> dict[Format, _Learnt]:
     import profiles
 
     from ..artifact import ModelShape
 
-    learnt = _Learnt(decode=[], prefill=[], process_bytes=[])
+    first: dict[Format, str] = {}
+    for level in levels:
+        first.setdefault(format_of_level(level), level)
+    learnt = {format_: _Learnt() for format_ in first}
     plan = [(name, layers, level) for name, layers in BENCH_SHAPES for level in levels]
+    deep = len(BENCH_SHAPES) * len(first)
     for number, (name, layers, level) in enumerate(plan):
         shape = ModelShape.from_config(profiles.models()[name].config, name=name)
-        goes_deep = level == levels[0]
-        seconds = _cell_s(bench, budget_s, len(plan) + len(BENCH_SHAPES) - number)
+        goes_deep = level in first.values()
+        seconds = _cell_s(bench, budget_s, len(plan) + deep - number)
 
         def one(
             shape: ModelShape = shape,
@@ -134,10 +166,11 @@ def _measure_bench(bench: Bench, levels: Sequence[str], target: Target, budget_s
             seconds: float = seconds,
             goes_deep: bool = goes_deep,
         ) -> None:
+            found = learnt[format_of_level(level)]
             with bench.synthetic(shape, level, layers=layers) as artifact:
-                _learn(bench, artifact, target, learnt, CELL, seconds)
+                _learn(bench, artifact, target, found, CELL, seconds)
                 if goes_deep:
-                    _learn(bench, artifact, target, learnt, _deep_cell(learnt), seconds)
+                    _learn(bench, artifact, target, found, _deep_cell(found), seconds)
 
         bench.try_cell(f"{name} {level}", one)
     return learnt
@@ -178,7 +211,7 @@ def _learn(
     measurement = bench.measure(
         artifact, workload, plan, context_tokens=min(target.context_tokens, 2048)
     )
-    label = f"{artifact.shape.name} {artifact.level} {workload.name}"
+    label = f"{artifact.shape.name} {level_of(artifact)} {workload.name}"
     depth = workload.depth_tokens + workload.prompt_tokens + workload.generate_tokens // 2
     if rate := measurement.decode_tokens_per_s:
         work = work_of(artifact.shape, artifact.tensors, Phase.DECODE, depth)
@@ -191,38 +224,61 @@ def _learn(
         learnt.process_bytes.append(measurement.memory.baseline_bytes)
 
 
-def _fits(learnt: _Learnt, bench: Bench) -> tuple[CostFit, CostFit | None]:
+def _costs(learnt: _Learnt, bench: Bench) -> _Costs:
+    process = max(learnt.process_bytes, default=PROCESS_BYTES)
     if not learnt.decode:
-        raise EdgeError(
-            "Nothing could be measured.",
-            cause=bench.failures[0] if bench.failures else "",
-            way_out="edge doctor says what is missing.",
-        )
+        reason = bench.failures[-1] if bench.failures else "no cell was measured"
+        missing = Unavailable(reason=reason.rstrip("."), remedy="edge doctor says what is missing")
+        return _Costs(decode=missing, prefill=None, process_bytes=process)
     try:
         prefill = fit_costs(learnt.prefill)
     except UsageError as error:
         bench.failures.append(f"time to first token: {error}")
         prefill = None
-    return fit_costs(learnt.decode), prefill
+    return _Costs(decode=fit_costs(learnt.decode), prefill=prefill, process_bytes=process)
+
+
+def _summaries(
+    format_: Format, costs: Mapping[Format, _Costs], backend: str | None
+) -> Iterator[FitSummary]:
+    found, engine = costs[format_], (backend or ENGINES[format_]) if len(costs) > 1 else ""
+    if not isinstance(found.decode, Unavailable):
+        yield summarize("decode", found.decode, engine)
+    if found.prefill is not None:
+        yield summarize("prefill", found.prefill, engine)
 
 
 def _evidence(
-    ground: _Ground, shape: ModelShape, level: str, target: Target, options: SessionOptions
+    ground: _Ground, planned: PlannedModel, target: Target, options: SessionOptions
 ) -> Evidence:
+    costs = ground.costs[planned.format]
     memory = memory_fit(
-        shape,
-        level,
+        planned,
         target,
         options,
         available_bytes=ground.machine.host.ram_available_bytes,
-        process_bytes=max(ground.learnt.process_bytes, default=PROCESS_BYTES),
+        process_bytes=costs.process_bytes,
     )
+    decode = costs.decode
+    try:
+        require_writable(planned.shape, planned.level)
+    except EdgeError as error:
+        decode = Unavailable(reason=error.fact.rstrip("."), remedy=error.way_out.rstrip("."))
+    if isinstance(decode, Unavailable):
+        return Evidence(
+            model=planned.shape.name,
+            level=planned.level,
+            basis=Basis.PROJECTED,
+            decode_tokens_per_s=decode,
+            depth_tokens=target.prompt_tokens,
+            prefill_tokens_per_s=None,
+            memory=memory,
+        )
     return project(
-        shape,
-        level,
+        planned,
         target,
-        decode=ground.decode,
-        prefill=ground.prefill,
+        decode=decode,
+        prefill=costs.prefill,
         memory=memory,
         bandwidth=ground.machine.bandwidth,
         disturbances=ground.disturbances,

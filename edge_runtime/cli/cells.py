@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from ..errors import DiskError, EdgeError
 from ..measurement import SessionOptions, Workload
 from ..units import GIB, format_bytes
+from .engines import format_of_level, level_of, options_for
 
 if TYPE_CHECKING:
     from ..artifact import Artifact, ModelShape
@@ -48,6 +49,8 @@ class Bench:
     scratch: Path
     options: SessionOptions
     say: Callable[[str], None]
+    backend: str | None = None
+    """The engine asked for by name; None for the one of each model's format."""
     started_s: float = field(default_factory=time.monotonic)
     peak_disk_bytes: int = 0
     measurements: list[Measurement] = field(default_factory=list)
@@ -76,14 +79,18 @@ class Bench:
                 f"and a check stays below {format_bytes(DISK_LIMIT_BYTES)}.",
                 way_out="Free some space, or set EDGE_CACHE_DIR to a folder on a larger disk.",
             )
-        path = self.scratch / f"{shape.name}-{level}-{layers or shape.layers}.gguf"
+        # A folder of its own: an ONNX model is called what its folder is.
+        folder = self.scratch / f"{level.replace(':', '-')}-{layers or shape.layers}"
+        suffix = ".gguf" if format_of_level(level) == "gguf" else ""
+        path = folder / f"{shape.name}{suffix}"
         try:
+            folder.mkdir()
             self.say(f"making {shape.name} {level}")
             artifact = synthesize(shape, level, path, layers=layers)
             self.peak_disk_bytes = max(self.peak_disk_bytes, size)
             yield artifact
         finally:
-            path.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def measure(
         self, artifact: Artifact, workload: Workload, plan: Plan, *, context_tokens: int
@@ -91,13 +98,15 @@ class Bench:
         """Measures one cell in its own child process and keeps the record.
 
         The context is opened at `context_tokens`, or larger when the workload needs it, so that the
-        engine's buffers are those of the asked context.
+        engine's buffers are those of the asked context. Raises what `measure` raises, and
+        UsageError when the engine asked for does not run the artifact.
         """
         from ..profiler import measure
 
-        self.say(f"measuring {artifact.shape.name} {artifact.level}, {workload.name}")
+        self.say(f"measuring {artifact.shape.name} {level_of(artifact)}, {workload.name}")
         options = dataclasses.replace(
-            self.options, context_tokens=max(context_tokens, workload.total_tokens)
+            options_for(artifact.format, self.options, self.backend),
+            context_tokens=max(context_tokens, workload.total_tokens),
         )
         measurement = measure(artifact, workload, options, plan=plan)
         self.measurements.append(measurement)
@@ -112,7 +121,9 @@ class Bench:
 
 
 @contextlib.contextmanager
-def open_bench(options: SessionOptions, say: Callable[[str], None]) -> Iterator[Bench]:
+def open_bench(
+    options: SessionOptions, say: Callable[[str], None], backend: str | None = None
+) -> Iterator[Bench]:
     """A bench with a scratch folder of its own, removed on leaving, also when terminated."""
     from ..sources import cache_directory
 
@@ -129,7 +140,7 @@ def open_bench(options: SessionOptions, say: Callable[[str], None]) -> Iterator[
         ) from error
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        yield Bench(scratch=scratch, options=options, say=say)
+        yield Bench(scratch=scratch, options=options, say=say, backend=backend)
     finally:
         signal.signal(signal.SIGTERM, previous)
         shutil.rmtree(scratch, ignore_errors=True)

@@ -24,8 +24,8 @@ def check(
     model: Annotated[
         list[str] | None,
         typer.Argument(
-            help="GGUF file, directory, config.json, hf:owner/repo, or a catalogue name such as "
-            "qwen2.5-1.5b. Without one, the shipped catalogue is checked.",
+            help="GGUF file, ONNX folder, directory, config.json, hf:owner/repo, or a catalogue "
+            "name such as qwen2.5-1.5b. Without one, the shipped catalogue is checked.",
             show_default=False,
         ),
     ] = None,
@@ -34,8 +34,10 @@ def check(
         typer.Option(
             "--level",
             "-l",
-            help="Quantization level; repeat it or separate by commas.",
+            help="Quantization level, such as Q4_K_M or onnx:int4; repeat it or separate by "
+            "commas. Levels of both engines stand side by side.",
             show_default="Q8_0,Q4_K_M,Q4_0",
+            autocompletion=options.complete_any_level,
         ),
     ] = None,
     target: Annotated[
@@ -71,9 +73,15 @@ def check(
     kv_type: Annotated[
         str, typer.Option("--kv-type", help="Type of the KV cache: f16, q8_0 or q4_0.")
     ] = "f16",
+    provider: options.Provider = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="Inference engine that runs the models.")
-    ] = "llama_cpp",
+        str | None,
+        typer.Option(
+            "--backend",
+            help="Inference engine that runs the models.",
+            show_default="llama_cpp for GGUF, onnx for ONNX",
+        ),
+    ] = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on stdout.")
     ] = False,
@@ -82,9 +90,11 @@ def check(
     ] = None,
 ) -> None:
     """Says which models this device can run, how fast, and how sure that is."""
+    from ..feasibility import DEFAULT_LEVELS
     from ..units import parse_duration_s
     from ..verdict import Target
     from .catalogue_check import check_catalogue
+    from .engines import ENGINES, format_of_level
     from .model_check import check_models
     from .progress import Progress
 
@@ -102,20 +112,21 @@ def check(
         source=source,
     )
     cache_type = options.kv_type(kv_type)
+    levels = options.any_level_names(level or DEFAULT_LEVELS)
     session_options = SessionOptions(
-        backend=backend,
+        backend=backend or ENGINES[format_of_level(levels[0])],
         threads=threads,
         gpu_layers=gpu_layers,
         kv_type_k=cache_type,
         kv_type_v=cache_type,
+        providers=options.provider_names(provider),
     )
-    levels = _levels(level)
     _refuse_unwritable(save)
     with Progress(budget_s if not model else None) as progress:
         report = (
-            check_models(model, levels, asked, session_options, budget_s, progress.say)
+            check_models(model, levels, asked, session_options, budget_s, progress.say, backend)
             if model
-            else check_catalogue(levels, asked, session_options, budget_s, progress.say)
+            else check_catalogue(levels, asked, session_options, budget_s, progress.say, backend)
         )
     _show(report, json_output=json_output, save=save)
     raise typer.Exit(report.exit_code)
@@ -135,16 +146,6 @@ def _rate_of(target: str, language: str) -> tuple[float, str, str]:
     if not 0 < rate < 1e6:
         raise UsageError(f"A target of {target} tok/s makes no sense.")
     return rate, "as asked", ""
-
-
-def _levels(asked: list[str] | None) -> tuple[str, ...]:
-    from ..artifact import level
-    from ..feasibility import DEFAULT_LEVELS
-
-    names = [part.strip() for item in asked or [] for part in item.split(",") if part.strip()]
-    if not names:
-        return DEFAULT_LEVELS
-    return tuple(dict.fromkeys(level(name).name for name in names))
 
 
 def _refuse_unwritable(save: Path | None) -> None:

@@ -1,24 +1,19 @@
-"""`edge convert`: a Hugging Face checkpoint becomes a GGUF file at a level, exact and streaming."""
+"""`edge convert`: a Hugging Face checkpoint becomes a GGUF file or an ONNX folder, streaming.
+
+This file declares the arguments; `converting` does the work.
+"""
 
 from __future__ import annotations
 
-import shlex
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..errors import EdgeError, UnsupportedError, UsageError
-from .options import PANEL_OUT, Force, JsonOutput, Verify, complete_level, level_name
+from .options import PANEL_OUT, Force, JsonOutput, Verify, complete_any_level
 
-if TYPE_CHECKING:
-    from ..artifact import Artifact
-    from ..report.written import Written
-
-_PANEL_HOW = "How"
-_UNWEIGHTED = ("F32", "F16", "BF16", "Q8_0")
-"""Levels that round every weight by itself."""
+_PANEL_GGUF = "GGUF"
+_PANEL_ONNX = "ONNX"
 
 
 def convert(
@@ -31,23 +26,47 @@ def convert(
         ),
     ],
     *,
-    to: Annotated[str, typer.Option("--to", help="Format to write: gguf.")] = "gguf",
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="Format to write: gguf or onnx.",
+            show_default="what the level says, else gguf",
+        ),
+    ] = None,
     level: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--level",
             "-l",
-            help="F16, BF16, F32, Q8_0, Q4_K_M, ... All of them: edge quantize --list-levels",
-            autocompletion=complete_level,
+            help="F16, BF16, F32, Q8_0, Q4_K_M, ... (all: edge quantize --list-levels); or"
+            " onnx:fp32, onnx:fp16, onnx:int8, onnx:int4.",
+            show_default="F16; with --to onnx: onnx:int4",
+            autocompletion=complete_any_level,
         ),
-    ] = "F16",
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="File to write.",
-            show_default="./NAME-LEVEL.gguf",
+            help="File to write, or for ONNX the folder.",
+            show_default="./NAME-LEVEL.gguf or ./NAME-onnx-int4",
+            rich_help_panel=PANEL_OUT,
+        ),
+    ] = None,
+    force: Force = False,
+    verify: Verify = False,
+    as_json: JsonOutput = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            "-t",
+            min=1,
+            help="Threads.",
+            show_default="2; all cores for llama.cpp's quantizer",
             rich_help_panel=PANEL_OUT,
         ),
     ] = None,
@@ -56,19 +75,16 @@ def convert(
         typer.Option(
             "--split-max-size",
             help="Cut it into files with this much tensor data: 4GiB.",
-            rich_help_panel=PANEL_OUT,
+            rich_help_panel=_PANEL_GGUF,
         ),
     ] = None,
-    force: Force = False,
-    verify: Verify = False,
-    as_json: JsonOutput = False,
     pre: Annotated[
         str | None,
         typer.Option(
             "--pre",
             metavar="NAME",
             help="Name of the pre-tokenizer, when it is not recognised.",
-            rich_help_panel=_PANEL_HOW,
+            rich_help_panel=_PANEL_GGUF,
         ),
     ] = None,
     imatrix: Annotated[
@@ -76,138 +92,116 @@ def convert(
         typer.Option(
             "--imatrix",
             help="Importance matrix, for levels below 4 bits.",
-            rich_help_panel=_PANEL_HOW,
+            rich_help_panel=_PANEL_GGUF,
         ),
     ] = None,
-    threads: Annotated[
+    block_size: Annotated[
         int | None,
         typer.Option(
-            "--threads",
-            "-t",
-            min=1,
-            help="Threads.",
-            show_default="2, and all cores to quantize",
-            rich_help_panel=_PANEL_HOW,
+            "--block-size",
+            help="Weights that share a scale: 16, 32, 64, 128 or 256.",
+            show_default="32",
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
+    symmetric: Annotated[
+        bool | None,
+        typer.Option(
+            "--symmetric/--asymmetric",
+            help="Blocks without zero points, or with.",
+            show_default="symmetric",
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            "--algorithm",
+            metavar="NAME",
+            help="How scales are chosen: rtn rounds to nearest, k-quant searches; it takes longer"
+            " and loses less.",
+            show_default="rtn",
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
+    head_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--head-bits",
+            help="Bits of the output matrix: 4 or 8.",
+            show_default="the level's",
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
+    embedding_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--embedding-bits",
+            help="Bits of the embedding: 4 or 8.",
+            show_default="the head's where they are one, else 8",
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
+    sensitive_bits: Annotated[
+        int | None,
+        typer.Option(
+            "--sensitive-bits",
+            help="Bits of the matrices that lose most, in the layers Q4_K_M chooses: 8.",
+            show_default="the level's",
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
+    accuracy_level: Annotated[
+        int | None,
+        typer.Option(
+            "--accuracy-level",
+            help="What activations are rounded to: 1 float32, 2 float16, 3 bfloat16, 4 int8"
+            " (fastest), 0 the engine's choice.",
+            show_default="4",
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
+    builder: Annotated[
+        str | None,
+        typer.Option(
+            "--builder",
+            metavar="NAME",
+            help="genai: onnxruntime-genai's own, for families that edge does not write itself.",
+            show_default="edge's own",
+            rich_help_panel=_PANEL_ONNX,
         ),
     ] = None,
 ) -> None:
-    """Converts a checkpoint to a GGUF file."""
-    from .. import sources
-    from ..artifact.checkpoint import checkpoint_name
-    from ..report.written import Written
+    """Converts a checkpoint to a GGUF file or an ONNX folder."""
     from ..units import parse_bytes
-    from .jobs import interruptible, say, told_download
-    from .quantizing import warn_of_slow_levels
+    from . import converting
 
-    _refuse_other_formats(to)
-    wanted = level_name(level)
-    split_bytes = parse_bytes(split_max_size) if split_max_size is not None else None
-    if imatrix is not None and wanted in _UNWEIGHTED:
-        raise UsageError(
-            f"An importance matrix has no effect at {wanted}.", way_out="Leave --imatrix out."
-        )
-    with interruptible("What was fetched is kept."):
-        folder = sources.resolve_checkpoint(checkpoint, on_download=told_download)
-    name = checkpoint_name(folder)
-    target = out if out is not None else Path(f"{name}-{wanted}.gguf")
-    if target.is_dir():
-        target /= f"{name}-{wanted}.gguf"
-    notes = _departures(folder)
-    for note in notes:
-        say(note)
-    warn_of_slow_levels((wanted,), imatrix)
-    started_s = time.monotonic()
-    with interruptible():
-        artifact = _converted(
-            folder,
-            target,
-            level=wanted,
-            pre=pre,
-            imatrix=imatrix,
-            split_bytes=split_bytes,
-            overwrite=force,
-            verify=verify,
-            threads=threads,
-        )
-    seconds = time.monotonic() - started_s
-    written = Written.of(artifact, seconds, verified=verify, level=wanted, notes=notes)
-    _show(written, as_json=as_json, embeds=artifact.shape.encoder)
-
-
-def _departures(folder: Path) -> tuple[str, ...]:
-    """Where llama.cpp departs from the config; none where converting will refuse it anyway."""
-    from ..artifact.checkpoint import read_config
-    from ..artifact.departures import departures
-
-    try:
-        return departures(read_config(folder))
-    except EdgeError:
-        return ()
-
-
-def _refuse_other_formats(to: str) -> None:
-    kind = to.lower()
-    if kind == "onnx":
-        raise UnsupportedError(
-            "ONNX files are not written yet.",
-            cause="Conversion writes GGUF files, which llama.cpp runs.",
-            way_out="Leave --to out, or write --to gguf.",
-        )
-    if kind != "gguf":
-        raise UsageError(f"{to!r} is no format to convert to.", way_out="Write --to gguf.")
-
-
-def _converted(
-    folder: Path,
-    target: Path,
-    *,
-    level: str,
-    pre: str | None,
-    imatrix: Path | None,
-    split_bytes: int | None,
-    overwrite: bool,
-    verify: bool,
-    threads: int | None,
-) -> Artifact:
-    import quantize
-
-    from .jobs import job
-
-    with job(target.name, _weights_bytes(folder)) as progress:
-        return quantize.convert(
-            folder,
-            target,
-            level=level,
-            pre=pre,
-            options=quantize.QuantizeOptions(imatrix=imatrix, threads=threads) if imatrix else None,
-            split_bytes=split_bytes,
-            overwrite=overwrite,
-            verify=verify,
-            threads=threads,
-            progress=progress,
-        )
-
-
-def _weights_bytes(folder: Path) -> int:
-    """What is to be read, for the rate shown; a checkpoint that is none is refused elsewhere."""
-    try:
-        return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    except OSError:
-        return 0
-
-
-def _show(written: Written, *, as_json: bool, embeds: bool) -> None:
-    from ..codec import to_jsonable
-    from ..report.plain import plain, safe_json
-    from ..report.written import summary
-
-    if as_json:
-        typer.echo(safe_json(to_jsonable(written)))
+    if builder is not None and to is None:
+        to = "onnx"
+    order = converting.Order(
+        checkpoint=checkpoint,
+        level=converting.wanted_level(to, level),
+        out=out,
+        overwrite=force,
+        verify=verify,
+        as_json=as_json,
+        threads=threads,
+    )
+    of_gguf = {"--split-max-size": split_max_size, "--pre": pre, "--imatrix": imatrix}
+    of_onnx = {
+        "--block-size": block_size,
+        "--asymmetric" if symmetric is False else "--symmetric": symmetric,
+        "--algorithm": algorithm,
+        "--head-bits": head_bits,
+        "--embedding-bits": embedding_bits,
+        "--sensitive-bits": sensitive_bits,
+        "--accuracy-level": accuracy_level,
+    }
+    if order.level.startswith("onnx:"):
+        converting.refuse_ggufs_own(order.level, of_gguf)
+        chosen = converting.onnx_level_with(order.level, of_onnx)
+        converting.write_onnx(order, chosen, builder=builder)
         return
-    typer.echo(summary(written))
-    file = plain(shlex.quote(str(written.path)))
-    if embeds:
-        typer.echo(f"Next: edge inspect {file}")
-        typer.echo("It makes embeddings: edge_runtime.load(..., embeddings=True).embed(text)")
-    else:
-        typer.echo(f"Next: edge run {file}\n      edge check {file}")
+    converting.refuse_onnxs_own(order.level, {**of_onnx, "--builder": builder})
+    split_bytes = parse_bytes(split_max_size) if split_max_size is not None else None
+    converting.write_gguf(order, pre=pre, imatrix=imatrix, split_bytes=split_bytes)

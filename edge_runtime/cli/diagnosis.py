@@ -22,7 +22,7 @@ SMALL_DISK_BYTES = 3 * 1024**3
 
 
 def diagnose() -> Diagnosis:
-    """Looks for everything. Takes about two seconds: the memory bandwidth is measured."""
+    """Looks for everything. Takes some seconds: memory bandwidth is measured, engines are tried."""
     from ..profiler import detect_host
     from .machine import Machine, look_at_machine
 
@@ -37,7 +37,8 @@ def diagnose() -> Diagnosis:
         engine,
         *_amx(),
         _gpu(gpus),
-        _onnxruntime(),
+        *_onnxruntime(),
+        _extra("tokenizers", "text of ONNX models", ""),
         _extra("huggingface_hub", "hf:owner/repo models", "hub"),
         _catalogue(),
         *_places(),
@@ -49,6 +50,7 @@ def diagnose() -> Diagnosis:
 
 def _engine() -> tuple[Finding, tuple[Gpu, ...]]:
     from ..backends import backend
+    from .trial import try_engine
 
     try:
         llama = backend("llama_cpp")
@@ -59,7 +61,8 @@ def _engine() -> tuple[Finding, tuple[Gpu, ...]]:
         return Finding(name="llama.cpp engine", found=why, needed=True), ()
     features = re.findall(r"(\w+) = 1", engine.build)
     build = f", built with {', '.join(features)}" if features else ""
-    return Finding(name="llama.cpp engine", found=f"{engine.version}{build}", needed=True), gpus
+    found = try_engine("llama_cpp") or f"{engine.version}{build}; a toy model runs"
+    return Finding(name="llama.cpp engine", found=found, needed=True), gpus
 
 
 def _amx() -> Iterator[Finding]:
@@ -96,24 +99,41 @@ def _gpu(gpus: tuple[Gpu, ...]) -> Finding:
     )
 
 
-def _onnxruntime() -> Finding:
+def _onnxruntime() -> Iterator[Finding]:
+    """The engine with a trial of it, and which accelerators its build lacks."""
+    from ..backends import backend
+    from .trial import try_engine
+
+    name = "ONNX Runtime engine"
     try:
-        version = importlib.metadata.version("onnxruntime")
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(
-            name="ONNX Runtime",
-            found=Unavailable(
-                reason="the package onnxruntime is not installed",
-                remedy="pip install onnxruntime",
-            ),
+        onnx = backend("onnx")
+        engine, gpus = onnx.engine(), onnx.gpus()
+    except EdgeError as error:
+        why = Unavailable(reason=f"{error.fact} {error.cause}".strip(), remedy=error.way_out)
+        yield Finding(name=name, found=why, needed=True)
+        return
+    failed = try_engine("onnx")
+    found = failed or f"{engine.version}, {engine.build}; a toy model runs"
+    yield Finding(name=name, found=found, needed=True)
+    if gpus:
+        accelerators: str | Unavailable = ", ".join(gpu.name for gpu in gpus)
+    else:
+        accelerators = Unavailable(
+            reason="this build of ONNX Runtime drives the CPU only", remedy=_onnx_remedy()
         )
-    return Finding(
-        name="ONNX Runtime",
-        found=Unavailable(
-            reason=f"{version} is installed, but this version of edge-runtime runs GGUF only",
-            remedy="Use a GGUF of the model.",
-        ),
-    )
+    yield Finding(name="ONNX accelerators", found=accelerators)
+
+
+def _onnx_remedy() -> str:
+    """What to install for this system's accelerators; the processor alone needs nothing."""
+    from ..backends.onnx.providers import remedy
+
+    likely = {"win32": ("dml", "DirectX 12 GPU"), "linux": ("cuda", "NVIDIA GPU")}
+    beside = f"Any GPU with WebGPU: {remedy('webgpu')}"
+    if sys.platform not in likely:
+        return beside
+    provider, device = likely[sys.platform]
+    return f"{device}: {remedy(provider)}. {beside}"
 
 
 def _extra(module: str, purpose: str, extra: str) -> Finding:
@@ -123,7 +143,7 @@ def _extra(module: str, purpose: str, extra: str) -> Finding:
         name=purpose,
         found=Unavailable(
             reason=f"the package {module} is not installed",
-            remedy=f"pip install 'edge-runtime[{extra}]'",
+            remedy=f"pip install 'edge-runtime[{extra}]'" if extra else f"pip install {module}",
         ),
     )
 

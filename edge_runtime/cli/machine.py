@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """The host with the GPUs the backend's build can use, and its measured memory bandwidth."""
+    """The host with the GPUs the engines' builds can use, and its measured memory bandwidth."""
 
     host: Host
     bandwidth: BandwidthReading | Unavailable
@@ -40,10 +41,20 @@ def look_at_machine(options: SessionOptions) -> Machine:
 
 
 def usable_gpus(backend_name: str) -> tuple[Gpu, ...]:
-    """GPUs of the backend's build. Raises EngineMissingError when it is not installed."""
-    from ..backends import backend
+    """GPUs that the engine's build can use, and then those of the other one where it is installed.
 
-    return backend(backend_name).gpus()
+    Raises EngineMissingError when the engine of that name is not.
+    """
+    from ..backends import backend
+    from .engines import ENGINES
+
+    found = [*backend(backend_name).gpus()]
+    if backend_name in ENGINES.values():
+        for other in ENGINES.values():
+            if other != backend_name:
+                with contextlib.suppress(EdgeError):
+                    found += backend(other).gpus()
+    return tuple(found)
 
 
 def report_of(

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifact import Artifact, ModelShape
-from ..errors import EdgeError, UsageError
+from ..errors import EdgeError, ModelNotFoundError, UnsupportedError, UsageError
 from ..feasibility import (
     CheckReport,
     Phase,
     Row,
     bandwidth_share,
-    memory_fit,
     recommend,
     rows_of,
     work_of,
@@ -29,9 +28,11 @@ from ..measurement import (
     decode_workload,
     prefill_workload,
 )
+from ..memory_needs import PlannedModel, memory_fit
 from ..statistics import Interval
 from ..verdict import Evidence, MemoryFit, Target, VerdictKind, evidence_of
 from .cells import DISK_LIMIT_BYTES, Bench, open_bench
+from .engines import level_of, options_for, planned_model, planned_of
 from .machine import Machine, look_at_machine, report_of
 
 GENERATE_TOKENS = 32
@@ -52,6 +53,8 @@ class _Setting:
     options: SessionOptions
     machine: Machine
     seconds: float
+    alone: bool
+    """Whether nothing else is checked: a file's failure is then the answer, and no row of many."""
 
 
 def check_models(
@@ -61,16 +64,19 @@ def check_models(
     options: SessionOptions,
     budget_s: float,
     say: Callable[[str], None],
+    backend: str | None = None,
 ) -> CheckReport:
     """Measures each model within the budget for each, and judges it.
 
-    Raises whatever error naming or opening a model gives; a cell that fails while it is measured
+    Files are measured as they are, with the engine of their format unless a `backend` is named;
+    shapes at all levels, each with its own engine. Raises whatever error naming or opening a model
+    gives, or measuring the only file; of several models, a cell that fails while it is measured
     stays in the table with its reason.
     """
     subjects = [resolve(model) for model in models]
     say("looking at the machine")
     machine = look_at_machine(options)
-    with open_bench(options, say) as bench:
+    with open_bench(options, say, backend) as bench:
         rows: list[Row] = []
         for subject in subjects:
             cells = len(levels) if isinstance(subject, ModelShape) else 1
@@ -80,6 +86,7 @@ def check_models(
                 options=options,
                 machine=machine,
                 seconds=max(2.0, 0.5 * budget_s / cells),
+                alone=len(subjects) == 1,
             )
             rows += _check_subject(setting, subject, levels)
         return report_of(bench, machine, target, rows, recommend(rows, target))
@@ -107,7 +114,11 @@ def resolve(model: str) -> Artifact | ModelShape:
         )
     path = Path(model)
     if path.name != "config.json":
-        path = resolve_source(model)
+        try:
+            path = resolve_source(model)
+        except ModelNotFoundError:
+            if not (path / "config.json").is_file():
+                raise  # else a checkpoint: nothing to run, but a shape
     if path.is_dir() or path.name == "config.json":
         folder = path if path.is_dir() else path.absolute().parent
         return ModelShape.from_config(read_config(path), name=folder.name)
@@ -117,54 +128,65 @@ def resolve(model: str) -> Artifact | ModelShape:
 def _check_subject(
     setting: _Setting, subject: Artifact | ModelShape, levels: Sequence[str]
 ) -> tuple[Row, ...]:
+    target = setting.target
     if isinstance(subject, Artifact):
-        evidence = [_measure_artifact(setting, subject)]
-        return rows_of(evidence, setting.target, subject.parameters, [subject.weight_bytes])
-    found = [_measure_shape(setting, subject, level) for level in levels]
-    weights = [subject.weight_bytes(level) for level in levels]
-    return rows_of(found, setting.target, subject.parameters, weights)
+        planned = planned_of(subject)
+        basis = Basis.SYNTHETIC if subject.synthetic else Basis.MEASURED
+        try:
+            evidence = _measure_artifact(setting, subject)
+        except EdgeError as error:
+            if setting.alone:
+                raise
+            evidence = _unmeasured(setting, planned, basis, error)
+        return rows_of([evidence], target, subject.parameters, [subject.weight_bytes])
+    plans = [planned_model(subject, level) for level in levels]
+    found = [_measure_shape(setting, planned) for planned in plans]
+    return rows_of(found, target, subject.parameters, [plan.weight_bytes for plan in plans])
 
 
 def _unmeasured(
-    setting: _Setting,
-    shape: ModelShape,
-    level: str,
-    basis: Basis,
-    reason: Unavailable,
-    memory: MemoryFit,
+    setting: _Setting, planned: PlannedModel, basis: Basis, error: EdgeError
 ) -> Evidence:
+    """A row that only knows its memory, and why it knows no more."""
+    if not isinstance(error, UnsupportedError):
+        setting.bench.failures.append(f"{planned.shape.name} {planned.level}: {error}")
     return Evidence(
-        model=shape.name,
-        level=level,
+        model=planned.shape.name,
+        level=planned.level,
         basis=basis,
-        decode_tokens_per_s=reason,
+        decode_tokens_per_s=Unavailable(
+            reason=error.fact.rstrip("."), remedy=error.way_out.rstrip(".")
+        ),
         depth_tokens=setting.target.prompt_tokens,
         prefill_tokens_per_s=None,
-        memory=memory,
+        memory=_planned_memory(setting, planned),
     )
 
 
-def _measure_shape(setting: _Setting, shape: ModelShape, level: str) -> Evidence:
-    """A shape at one level: whole where it fits the disk limit, else from two truncated depths."""
-    from quantize import synthetic_bytes
-
-    memory = memory_fit(
-        shape,
-        level,
+def _planned_memory(setting: _Setting, planned: PlannedModel) -> MemoryFit:
+    return memory_fit(
+        planned,
         setting.target,
         setting.options,
         available_bytes=setting.machine.host.ram_available_bytes,
     )
-    whole = synthetic_bytes(shape, level)
+
+
+def _measure_shape(setting: _Setting, planned: PlannedModel) -> Evidence:
+    """A shape at one level: whole where it fits the disk limit, else from two truncated depths."""
+    from quantize import synthetic_bytes
+
+    shape, level, bench = planned.shape, planned.level, setting.bench
+    memory = _planned_memory(setting, planned)
     try:
+        options_for(planned.format, bench.options, bench.backend)  # before anything is made
+        whole = synthetic_bytes(shape, level)
         if whole <= DISK_LIMIT_BYTES and memory.kind is not VerdictKind.NOT_VIABLE:
-            with setting.bench.synthetic(shape, level) as artifact:
+            with bench.synthetic(shape, level) as artifact:
                 return _measure_artifact(setting, artifact)
-        return _measure_truncated(setting, shape, level, memory)
+        return _measure_truncated(setting, planned, memory)
     except EdgeError as error:
-        reason = Unavailable(reason=error.fact, remedy=error.way_out)
-        setting.bench.failures.append(f"{shape.name} {level}: {error}")
-        return _unmeasured(setting, shape, level, Basis.SYNTHETIC, reason, memory)
+        return _unmeasured(setting, planned, Basis.SYNTHETIC, error)
 
 
 def _measure_artifact(setting: _Setting, artifact: Artifact) -> Evidence:
@@ -197,6 +219,7 @@ def _measure_artifact(setting: _Setting, artifact: Artifact) -> Evidence:
     return dataclasses.replace(
         evidence,
         model=shape.name,
+        level=level_of(artifact),
         prefill_tokens_per_s=prefill,
         depth_s_per_token=_depth_cost(setting, artifact, near, prefill),
         bandwidth_share=bandwidth_share(
@@ -226,7 +249,7 @@ def _depth_cost(
             context_tokens=target.context_tokens,
         )
     except EdgeError as error:
-        what = f"{artifact.shape.name} {artifact.level} {workload.name}"
+        what = f"{artifact.shape.name} {level_of(artifact)} {workload.name}"
         setting.bench.failures.append(f"{what}: {error}")
         return None
     near_rate, deep_rate = near.decode_tokens_per_s, deep.decode_tokens_per_s
@@ -240,12 +263,11 @@ def _mean_depth(measurement: Measurement) -> float:
     return measurement.workload.depth_tokens + measurement.workload.generate_tokens / 2
 
 
-def _measure_truncated(
-    setting: _Setting, shape: ModelShape, level: str, memory: MemoryFit
-) -> Evidence:
+def _measure_truncated(setting: _Setting, planned: PlannedModel, memory: MemoryFit) -> Evidence:
     """A model too large to make: a few layers and as many as fit, extended along the line."""
     from quantize import synthetic_bytes
 
+    shape, level = planned.shape, planned.level
     layers = shape.layers
     while layers > 2 and synthetic_bytes(shape, level, layers=layers) > TRUNCATED_BYTES:
         layers -= 1
@@ -273,7 +295,10 @@ def _measure_truncated(
         prefill_tokens_per_s=prefill,
         memory=dataclasses.replace(
             memory,
-            compute_bytes=deep.memory.compute_bytes,
+            # What ONNX Runtime holds grows with the layers: there the plan's figure stays.
+            compute_bytes=deep.memory.compute_bytes
+            if planned.format == "gguf"
+            else memory.compute_bytes,
             process_bytes=deep.memory.process_bytes,
         ),
         depth_s_per_token=slope,

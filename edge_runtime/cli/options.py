@@ -24,6 +24,30 @@ JsonOutput = Annotated[
     typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=PANEL_OUT),
 ]
 
+Provider = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="Where ONNX Runtime computes: cpu, cuda, coreml, dml, qnn, webgpu, or NAME=LIBRARY "
+        "of a plugin. Several are separated by commas, first choice first.",
+        show_default="the first GPU of its build, else cpu",
+    ),
+]
+
+
+def provider_names(asked: Sequence[str] | None) -> tuple[str, ...]:
+    """The execution providers asked for, each once.
+
+    Raises UsageError for one that ONNX Runtime does not have here, listing those it has.
+    """
+    names = tuple(dict.fromkeys(_parts(asked or ())))
+    if names:
+        from ..backends.onnx.providers import require_known
+
+        require_known(names)
+    return names
+
 
 def kv_type(text: str) -> KvType:
     """The KV cache type of that name. Raises UsageError listing the known ones."""
@@ -36,24 +60,62 @@ def kv_type(text: str) -> KvType:
 
 
 def level_name(text: str) -> str:
-    """The quantization level of that name, as it is written. Raises UsageError with the nearest."""
+    """The GGUF level of that name, as it is written. Raises UsageError with the nearest."""
+    from quantize import ONNX_LEVELS
+
     from ..artifact import level
 
     try:
         return level(text).name
     except UnsupportedError as error:
+        if text.lower() in ONNX_LEVELS:
+            raise UsageError(
+                f"{text} is a level of ONNX models.", way_out=f"Write onnx:{text.lower()}."
+            ) from None
+        raise UsageError(error.fact, cause=error.cause, way_out=error.way_out) from None
+
+
+def any_level_name(text: str) -> str:
+    """The level of that name, as it is written, of either format: `Q4_K_M`, or `onnx:int4`.
+
+    Raises UsageError with the nearest.
+    """
+    from quantize import is_onnx_level, onnx_level
+
+    if not is_onnx_level(text):
+        return level_name(text)
+    try:
+        return f"onnx:{onnx_level(text).name}"
+    except UnsupportedError as error:
         raise UsageError(error.fact, cause=error.cause, way_out=error.way_out) from None
 
 
 def level_names(asked: Sequence[str]) -> tuple[str, ...]:
-    """The levels asked for, each once: repeated options, or names separated by commas."""
-    names = [part.strip() for item in asked for part in item.split(",") if part.strip()]
-    return tuple(dict.fromkeys(map(level_name, names)))
+    """The GGUF levels asked for, each once: repeated options, or names separated by commas."""
+    return tuple(dict.fromkeys(map(level_name, _parts(asked))))
+
+
+def any_level_names(asked: Sequence[str]) -> tuple[str, ...]:
+    """The levels of either format that are asked for, as `level_names` takes them apart."""
+    return tuple(dict.fromkeys(map(any_level_name, _parts(asked))))
+
+
+def _parts(asked: Sequence[str]) -> list[str]:
+    return [part.strip() for item in asked for part in item.split(",") if part.strip()]
 
 
 def complete_level(incomplete: str) -> list[tuple[str, str]]:
-    """Names and descriptions of the levels that begin so, for the shell's completion."""
+    """Names and descriptions of the GGUF levels that begin so, for the shell's completion."""
     from ..artifact import LEVELS
 
     begun = incomplete.upper()
     return [(name, lv.description) for name, lv in LEVELS.items() if name.startswith(begun)]
+
+
+def complete_any_level(incomplete: str) -> list[tuple[str, str]]:
+    """Names and descriptions of the levels of either format that begin so."""
+    from quantize.onnx.levels import USES
+
+    found = [(f"onnx:{name}", use) for name, use in USES.items()]
+    begun = incomplete.lower()
+    return [*complete_level(incomplete), *(pair for pair in found if pair[0].startswith(begun))]

@@ -1,7 +1,7 @@
 """`edge profile`: a model measured cell by cell, every raw sample kept.
 
-This file declares the arguments; `profiling` runs the sweep, `report.records` words its rows. Data
-goes to stdout, everything else to stderr.
+This file declares the arguments; `profiling` runs the sweep, `report.records` words its rows. What
+generates no text goes to `latency`. Data goes to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import typer
 from ..errors import UsageError
 from ..measurement import SessionOptions
 from ..units import parse_duration_s
+from .engines import refuse_providers
+from .latency import Care, plain_graphs, profile_latency, read_threads, refuse_needless
+from .options import Provider, provider_names
 from .profiling import AUTO, Sweep, open_artifacts, option_axes, read_repetitions
 
 _PANEL_WHAT = "What to run"
@@ -27,11 +30,12 @@ _FORMATS = "text, md, csv, json, jsonl or sql"
 
 
 def profile(
+    ctx: typer.Context,
     model: Annotated[
         list[str] | None,
         typer.Argument(
-            help="GGUF file, directory or hf:owner/repo[:file]. Without one, the model that"
-            " ships with edge-runtime.",
+            help="GGUF file, ONNX model of any kind, directory or hf:owner/repo[:file]. Without"
+            " one, the model that ships with edge-runtime.",
             show_default=False,
         ),
     ] = None,
@@ -69,6 +73,15 @@ def profile(
             "-w",
             "--workload",
             help="Chat-like workloads instead of ppN and tgN: chat,summarize,write.",
+            rich_help_panel=_PANEL_WHAT,
+        ),
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shape",
+            metavar="[NAME=]1x3x224x224",
+            help="Shape of an input of a model that generates no text. May be repeated.",
             rich_help_panel=_PANEL_WHAT,
         ),
     ] = None,
@@ -124,8 +137,15 @@ def profile(
             "--mmap/--no-mmap", help="Map the file or read it.", rich_help_panel=_PANEL_HOW
         ),
     ] = True,
+    provider: Provider = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="Inference engine.", rich_help_panel=_PANEL_HOW)
+        str,
+        typer.Option(
+            "--backend",
+            help="Inference engine.",
+            rich_help_panel=_PANEL_HOW,
+            show_default="llama_cpp for GGUF, onnx for ONNX",
+        ),
     ] = "llama_cpp",
     repetitions: Annotated[
         str,
@@ -170,6 +190,9 @@ def profile(
             show_default="md; text on a terminal",
         ),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The same as -o json.", rich_help_panel=_PANEL_OUT)
+    ] = False,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -194,6 +217,39 @@ def profile(
     ] = False,
 ) -> None:
     """Measure a model: tokens/s, latency, memory, every sample kept."""
+    from ..sources import resolve
+
+    def typed(name: str) -> bool:
+        source = ctx.get_parameter_source(name)
+        return source is not None and source.name == "COMMANDLINE"
+
+    form = _form(output, as_json=as_json)
+    providers = provider_names(provider)
+    paths = tuple(resolve(reference) for reference in model or ())
+    graphs = plain_graphs(paths)
+    if graphs:
+        refuse_needless(graphs[0], typed, backend)
+        profile_latency(
+            graphs,
+            shape or (),
+            threads=read_threads(threads),
+            providers=providers,
+            care=Care(
+                repetitions=read_repetitions(repetitions) if typed("repetitions") else None,
+                warmups=warmups if typed("warmups") else None,
+                precision=precision,
+                budget_s=parse_duration_s(budget),
+                cold_cache=cold,
+            ),
+            form=form,
+            save=save,
+        )
+        return
+    if shape:
+        raise UsageError(
+            "--shape is for models that generate no text.",
+            way_out="The lengths of texts are given with -p, -n and -d.",
+        )
     from ..profiler import Plan, sweep
     from ..profiler.results import create_results, read_results
     from ..report.records import record_writer
@@ -219,7 +275,9 @@ def profile(
     if not workloads:
         raise UsageError("There is nothing to measure.", way_out="Give -p, -n or -pg a length.")
     grid = sweep.option_grid(
-        SessionOptions(backend=backend, context_tokens=context, memory_map=mmap),
+        SessionOptions(
+            backend=backend, context_tokens=context, memory_map=mmap, providers=providers
+        ),
         option_axes(
             threads=threads,
             gpu_layers=gpu_layers,
@@ -231,8 +289,10 @@ def profile(
     )
     if save is not None and resume is not None:
         raise UsageError("--save and --resume name two files.", way_out="Give only --resume.")
-    writer = record_writer(output or ("text" if sys.stdout.isatty() else "md"), sys.stdout)
-    artifacts = open_artifacts(model or ())
+    artifacts = open_artifacts(tuple(map(str, paths)))
+    for artifact in artifacts:
+        refuse_providers(providers, artifact.format)
+    writer = record_writer(form, sys.stdout, side_by_side=len(artifacts) > 1)
     earlier = read_results(resume) if resume is not None else ()
     if save is not None:
         create_results(save)
@@ -243,8 +303,18 @@ def profile(
         earlier=earlier,
         retry_failed=not keep_failed,
         command=_command(sys.argv[1:]),
+        backend=backend if typed("backend") else None,
     )
     sweeper.run(sweeper.cells(artifacts, grid, workloads, tune_threads=threads == AUTO))
+
+
+def _form(output: str | None, *, as_json: bool) -> str:
+    """The output's format. Raises UsageError when two are asked for."""
+    if as_json:
+        if output not in (None, "json"):
+            raise UsageError(f"--json and -o {output} are two formats.", way_out="Give one.")
+        return "json"
+    return output or ("text" if sys.stdout.isatty() else "md")
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ import typer
 from ..errors import UsageError
 from ..measurement import CellFailure, KvType, Measurement, SessionOptions, Workload
 from ..units import format_rate
+from .engines import ENGINES, level_of
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
@@ -89,6 +90,8 @@ class Sweep:
     retry_failed: bool
     command: str
     """How the sweep was called, without --save and --resume: what a resuming command repeats."""
+    backend: str | None = None
+    """The engine asked for by name; None for the one of each model's format."""
 
     def cells(
         self,
@@ -98,15 +101,26 @@ class Sweep:
         *,
         tune_threads: bool,
     ) -> tuple[Cell, ...]:
-        """Every cell in the order in which it runs: model, options, workload."""
+        """Every cell in the order in which it runs: model, options, workload.
+
+        Models of both formats stand in one sweep, each with its own engine. Those that the engine
+        asked for does not run are cells too: running them says so.
+        """
+        from ..backends import backend
         from ..profiler import Cell
 
-        return tuple(
-            Cell(artifact=artifact, options=options, workload=workload)
-            for artifact in artifacts
-            for options in (_tuned(artifact, grid) if tune_threads else grid)
-            for workload in workloads
-        )
+        cells: list[Cell] = []
+        for artifact in artifacts:
+            engine = self.backend or ENGINES[artifact.format]
+            own: Sequence[SessionOptions] = [replace(o, backend=engine) for o in grid]
+            if tune_threads and artifact.format in backend(engine).formats:
+                own = _tuned(artifact, own)
+            cells += (
+                Cell(artifact=artifact, options=options, workload=workload)
+                for options in own
+                for workload in workloads
+            )
+        return tuple(cells)
 
     def run(self, cells: Sequence[Cell]) -> None:
         """Runs the cells; ends the program with 4 when one failed and 130 after Ctrl-C."""
@@ -191,7 +205,9 @@ class _StatusLine:
 
     def show(self, cell: Cell, progress: Progress) -> None:
         """Says which cell is at which stage."""
-        where = f"[{self.finished + 1}/{self._cells}] {cell.artifact.name} {cell.artifact.level}"
+        where = (
+            f"[{self.finished + 1}/{self._cells}] {cell.artifact.name} {level_of(cell.artifact)}"
+        )
         words = f"{where}, {cell.workload.name}"
         if self._terminal:
             stage = progress.stage

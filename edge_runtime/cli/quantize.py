@@ -1,13 +1,14 @@
-"""`edge quantize`: a GGUF file becomes smaller ones, by llama.cpp's own quantizer.
+"""`edge quantize`: a finished model becomes smaller ones, in the format it has.
 
-This file declares the arguments; `quantizing` does the levels one after the other.
+This file declares the arguments; `quantizing` does the levels of a GGUF file one after the other,
+`quantizing_onnx` those of an ONNX model.
 """
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,18 +16,19 @@ from ..errors import UnsupportedError, UsageError
 from .options import PANEL_OUT, Force, JsonOutput, Verify, complete_level, level_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _PANEL_WHAT = "What"
-_PANEL_TYPES = "Other types for some tensors"
+_PANEL_TYPES = "Other types for some tensors (GGUF)"
+_PANEL_ONNX = "How (ONNX)"
 
 
 def quantize(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="IN.gguf",
-            help="A GGUF file at F32, F16 or BF16; any part of a split one.",
+            metavar="MODEL",
+            help="A GGUF file, any part of a split one; an ONNX file or a folder that holds one.",
             show_default=False,
         ),
     ] = None,
@@ -36,7 +38,8 @@ def quantize(
         typer.Option(
             "--level",
             "-l",
-            help="Level to make: Q8_0, Q6_K, Q4_K_M, Q4_0 ... Repeat it or separate by commas.",
+            help="Level to make: Q8_0, Q4_K_M ... of an ONNX model int4, int8 or int8-dynamic."
+            " Repeat it or separate by commas.",
             autocompletion=complete_level,
             show_default=False,
             rich_help_panel=_PANEL_WHAT,
@@ -108,12 +111,68 @@ def quantize(
             rich_help_panel=_PANEL_TYPES,
         ),
     ] = False,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            "--algorithm",
+            metavar="NAME",
+            help="rtn, k_quant, k_quant_mixed, gptq (slow) or hqq (needs torch), for int4.",
+            show_default="rtn",
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
+    block_size: Annotated[
+        int | None,
+        typer.Option(
+            "--block-size",
+            help="Weights that share a scale: 16 to 256.",
+            show_default="32",
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
+    symmetric: Annotated[
+        bool | None,
+        typer.Option(
+            "--symmetric/--asymmetric",
+            help="Blocks without or with zero points.",
+            show_default="symmetric, but for gptq and hqq",
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
+    accuracy_level: Annotated[
+        int | None,
+        typer.Option(
+            "--accuracy-level",
+            help="What activations may be rounded to: 4 int8, 1 float32, 0 the engine's choice.",
+            show_default="4",
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            metavar="OPERATOR",
+            help="Operator that stays floats, by its name. May be repeated.",
+            show_default=False,
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="TEXT",
+            help="Text file whose beginning gptq runs the model on.",
+            rich_help_panel=_PANEL_ONNX,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="File to write, for one level.",
+            help="File, of an ONNX model folder, to write, for one level.",
             show_default="./NAME-LEVEL.gguf",
             rich_help_panel=PANEL_OUT,
         ),
@@ -147,18 +206,58 @@ def quantize(
         ),
     ] = None,
 ) -> None:
-    """Quantizes a GGUF file to one level or several."""
+    """Quantizes a GGUF file or an ONNX model to one level or several."""
     from . import quantizing
 
     if list_levels:
         quantizing.show_levels(as_json=as_json)
         return
-    levels = level_names(level or ())
-    if source is None or not levels:
+    asked = [part.strip() for item in level or () for part in item.split(",") if part.strip()]
+    if source is None or not asked:
         raise UsageError(
             "There is no file to quantize." if source is None else "No level is given.",
             way_out="Write: edge quantize IN.gguf --level Q4_K_M; all levels: --list-levels",
         )
+    for_onnx = {
+        "--algorithm": algorithm,
+        "--block-size": block_size,
+        "--symmetric": symmetric,
+        "--accuracy-level": accuracy_level,
+        "--exclude": exclude,
+        "--calibrate": calibrate,
+    }
+    from .quantizing_onnx import onnx_source
+
+    model = onnx_source(source, asked)
+    if model is not None:
+        _refuse(
+            "ONNX models",
+            {
+                "--imatrix": imatrix,
+                "--allow-requantize": allow_requantize,
+                "--tensor-type": tensor_type,
+                "--pure": pure,
+                "--output-tensor-type": output_tensor_type,
+                "--token-embedding-type": token_embedding_type,
+                "--leave-output-tensor": leave_output_tensor,
+                "--keep-split": keep_split,
+                "--threads": threads,
+            },
+        )
+        _quantize_onnx(
+            model,
+            asked,
+            for_onnx,
+            out,
+            out_dir,
+            dry_run=dry_run,
+            overwrite=force,
+            verify=verify,
+            as_json=as_json,
+        )
+        return
+    levels = level_names(asked)
+    _refuse("GGUF files", for_onnx)
     from quantize import QuantizeOptions, parse_tensor_type
 
     path = _located(source, levels)
@@ -184,6 +283,44 @@ def quantize(
         overwrite=force,
         verify=verify,
         as_json=as_json,
+    )
+
+
+def _refuse(what: str, given: Mapping[str, object]) -> None:
+    """Refuses options of the other format; nothing is silently left out."""
+    for name, value in given.items():
+        if value not in (None, False, [], ()) or (name == "--symmetric" and value is False):
+            raise UsageError(f"{name} is not for {what}.", way_out="Leave it out.")
+
+
+def _quantize_onnx(
+    model: Path,
+    asked: Sequence[str],
+    given: Mapping[str, object],
+    out: Path | None,
+    out_dir: Path | None,
+    *,
+    dry_run: bool,
+    overwrite: bool,
+    verify: bool,
+    as_json: bool,
+) -> None:
+    from quantize.onnx.algorithms import OnnxQuantizeOptions
+
+    from . import quantizing_onnx
+
+    levels = quantizing_onnx.levels_of(asked)
+    names = {name: name[2:].replace("-", "_") for name in given} | {"--calibrate": "calibration"}
+    chosen: dict[str, Any] = {names[k]: v for k, v in given.items() if v is not None}
+    if "algorithm" in chosen:
+        chosen["algorithm"] = chosen["algorithm"].lower().replace("-", "_")
+    options = OnnxQuantizeOptions(**chosen | {"exclude": tuple(chosen.get("exclude", ()))})
+    if dry_run:
+        quantizing_onnx.show_onnx_plans(model, levels, options, as_json=as_json)
+        return
+    folders = quantizing_onnx.targets(model, levels, out, out_dir)
+    quantizing_onnx.write_onnx_levels(
+        model, folders, options, overwrite=overwrite, verify=verify, as_json=as_json
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import EdgeError, UsageError
+from .options import Provider, provider_names
 
 if TYPE_CHECKING:
     from ..backends import Message, Sampling
@@ -96,11 +97,13 @@ def run(
         bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No speed line.")] = False,
+    provider: Provider = None,
     backend: Annotated[str, typer.Option(hidden=True)] = "llama_cpp",
 ) -> None:
     """Streams a model's answer to stdout."""
     from .. import model as models
     from ..backends import Sampling
+    from ..report.placement import placement_words
 
     if prompt is not None and prompt_option is not None:
         raise UsageError("The prompt is given twice.", way_out="Leave --prompt out.")
@@ -120,7 +123,7 @@ def run(
         grammar=_text_of(grammar),
         json_schema=_text_of(json_schema),
     )
-    options = _options(backend, ctx, threads, gpu_layers, kv_type)
+    options = _options(backend, ctx, threads, gpu_layers, kv_type, provider)
     path = _located(model)
     text = _prompt_text(prompt if prompt is not None else prompt_option, shipped=model is None)
     with models.load(path, options=options) as opened:
@@ -130,6 +133,9 @@ def run(
                 "--system needs a chat.",
                 cause="--raw is given." if raw else "This model has no chat template.",
             )
+        placed = opened.session.engine.placement
+        if (options.providers or len(placed) > 1) and not quiet:
+            _say(f"Nodes of the graph: {placement_words(placed)}.")
         if not has_template and not raw:
             _say("This model has no chat template: it continues your text.")
         conversation = _Conversation(
@@ -264,7 +270,12 @@ def _shared_prefix(held: Sequence[int], tokens: Sequence[int]) -> int:
 
 
 def _options(
-    backend: str, ctx: int | None, threads: int | None, gpu_layers: int | None, kv_type: str
+    backend: str,
+    ctx: int | None,
+    threads: int | None,
+    gpu_layers: int | None,
+    kv_type: str,
+    provider: Sequence[str] | None,
 ) -> SessionOptions:
     from ..measurement import SessionOptions
     from .options import kv_type as kv_type_of
@@ -277,6 +288,7 @@ def _options(
         gpu_layers=gpu_layers,
         kv_type_k=kind,
         kv_type_v=kind,
+        providers=provider_names(provider),
     )
 
 

@@ -7,6 +7,7 @@ no conclusion from one.
 from __future__ import annotations
 
 from .host import available_memory_bytes, detect_host, memory_bandwidth
+from .latency import measure_latency
 from .measure import artifact_record, measure
 from .sweep import Cell, run_cells
 from .wire import Plan, Progress
@@ -19,6 +20,7 @@ __all__ = [
     "available_memory_bytes",
     "detect_host",
     "measure",
+    "measure_latency",
     "memory_bandwidth",
     "run_cells",
 ]

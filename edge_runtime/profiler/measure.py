@@ -17,9 +17,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from ..artifact import Artifact
 from ..errors import EdgeError, UsageError, WorkerError
@@ -27,7 +27,20 @@ from ..measurement import ArtifactRecord, Measurement, SessionOptions, Workload
 from ..units import format_duration
 from . import energy
 from .host import detect_host
-from .wire import MAX_LINE_BYTES, Message, Outcome, Plan, Progress, Spec, decode, encode
+from .wire import (
+    MAX_LINE_BYTES,
+    AnyOutcome,
+    LatencySpec,
+    Message,
+    Outcome,
+    Plan,
+    Progress,
+    Spec,
+    decode,
+    encode,
+)
+
+Answer = TypeVar("Answer", bound=AnyOutcome)
 
 _EXIT_GRACE_S = 10.0
 """How long a child may take to end after its answer before it is killed."""
@@ -60,7 +73,8 @@ def measure(
     )
     # Before the child exists: its memory must not count as taken.
     host = detect_host()
-    outcome = _Child(spec, on_event).answer()
+    child = Child(spec, workload.name, _ADVICE, timeout_s=plan.timeout_s, on_event=on_event)
+    outcome = child.answer(Outcome)
     return Measurement(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         tool_version=tool_version(),
@@ -138,21 +152,51 @@ def tool_version() -> str:
     return __version__
 
 
-class _Child:
-    """The child process of one measurement, from its start to its certain end."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What to do about a child that took too long, took too much memory, or cannot compute here."""
 
-    def __init__(self, spec: Spec, on_event: Callable[[Progress], None] | None) -> None:
+    slow: str
+    memory: str
+    reinstall: str
+
+
+_ADVICE = Advice(
+    slow="Measure fewer tokens, or allow more time.",
+    memory="Choose a smaller level or a shorter context, or free memory.",
+    reinstall="The engine was built for another processor: reinstall llama-cpp-python from source.",
+)
+
+
+class Child:
+    """The child process of one measurement, from its start to its certain end.
+
+    `what` names what is measured, for a child that ends without an answer.
+    """
+
+    def __init__(
+        self,
+        spec: Spec | LatencySpec,
+        what: str,
+        advice: Advice,
+        *,
+        timeout_s: float,
+        on_event: Callable[[Progress], None] | None,
+    ) -> None:
         self._spec = spec
+        self._what = what
+        self._advice = advice
+        self._timeout_s = timeout_s
         self._on_event = on_event
         self._timed_out = False
         self._lingers = False
         self._oom_kills = oom_kills()
 
-    def answer(self) -> Outcome:
-        """Runs the child and returns what it found."""
+    def answer(self, kind: type[Answer]) -> Answer:
+        """Runs the child and returns what it found, which is of that kind."""
         with tempfile.TemporaryFile() as noise:
             process = _start(noise)
-            watchdog = threading.Timer(self._spec.plan.timeout_s, self._expire, (process,))
+            watchdog = threading.Timer(self._timeout_s, self._expire, (process,))
             watchdog.daemon = True
             watchdog.start()
             try:
@@ -172,7 +216,7 @@ class _Child:
                             pipe.close()
             if isinstance(message, EdgeError):
                 raise message
-            if isinstance(message, Outcome):
+            if isinstance(message, kind):
                 return message
             raise self._obituary(process, noise)
 
@@ -206,12 +250,11 @@ class _Child:
         said = last_line(noise)
         words = f" Its last words: {said!r}." if said else ""
         if self._timed_out:
-            limit = format_duration(self._spec.plan.timeout_s)
+            limit = format_duration(self._timeout_s)
             return WorkerError(
-                f"The measurement of {self._spec.workload.name} took longer than {limit} and was"
-                " ended.",
+                f"The measurement of {self._what} took longer than {limit} and was ended.",
                 cause=words.strip(),
-                way_out="Measure fewer tokens, or allow more time.",
+                way_out=self._advice.slow,
             )
         code = process.returncode
         if self._lingers:
@@ -223,13 +266,20 @@ class _Child:
             return WorkerError(
                 f"The measuring process was ended by {_signal_name(-code)}.",
                 cause=_signal_cause(-code, oom_kills(), self._oom_kills) + words,
-                way_out=_SIGNAL_WAYS_OUT.get(-code, "Try a smaller model or another level."),
+                way_out=self._signal_way_out(-code),
             )
         return WorkerError(
             f"The measuring process ended without an answer (exit code {code}).",
             cause=words.strip(),
             way_out="Run edge doctor to see whether the engine is complete.",
         )
+
+    def _signal_way_out(self, number: int) -> str:
+        return {
+            9: self._advice.memory,
+            4: self._advice.reinstall,
+            7: "The model file changed or shrank while it was mapped: fetch it again.",
+        }.get(number, "Try a smaller model or another level.")
 
 
 def _start(noise: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -269,13 +319,6 @@ def oom_kills(root: Path = Path("/")) -> int | None:
     except (OSError, ValueError):
         pass
     return None
-
-
-_SIGNAL_WAYS_OUT = {
-    9: "Choose a smaller level or a shorter context, or free memory.",
-    4: "The engine was built for another processor: reinstall llama-cpp-python from source.",
-    7: "The model file changed or shrank while it was mapped: fetch it again.",
-}
 
 
 def _signal_name(number: int) -> str:

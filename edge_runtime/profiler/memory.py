@@ -15,13 +15,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from ..measurement import Buffer, Memory, PhasePeak, Unavailable
 from .ticker import Sample
 
-Phase = Literal["load", "prefill", "decode"]
-_PHASES: tuple[Phase, ...] = ("load", "prefill", "decode")
+Phase = Literal["load", "loaded", "prefill", "decode", "run"]
+_PHASES: tuple[Phase, ...] = get_args(Phase)
 _STATUS_BYTES = 8192
 
 

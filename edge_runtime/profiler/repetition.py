@@ -14,19 +14,22 @@ from ..units import format_duration
 from .wire import Plan
 
 
-def stop_reason(plan: Plan, rates: Sequence[float], elapsed_s: float, run_s: float) -> str | None:
+def stop_reason(
+    plan: Plan, rates: Sequence[float], elapsed_s: float, run_s: float, *, counted: str = "run"
+) -> str | None:
     """Why no further repetition is needed, in words, or None to go on.
 
     `elapsed_s` has been spent on warm-ups and repetitions, the longest repetition took `run_s`.
+    `counted` is what a repetition is called.
     """
     if not rates:
         return None
-    runs = f"{len(rates)} run" + ("s" if len(rates) > 1 else "")
+    runs = f"{len(rates)} {counted}" + ("s" if len(rates) > 1 else "")
     interval = statistics.confidence_interval(rates)
     spread = (
         f"the interval is within {interval.relative_half_width:.1%}"
         if interval is not None
-        else "a single run has no interval"
+        else f"a single {counted} has no interval"
     )
     if (
         interval is not None

@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 
+from ..codec import Saved
 from ..errors import DiskError, FormatError, UsageError
 from ..measurement import CellFailure, Measurement, read_record
 
@@ -29,7 +30,7 @@ def create_results(path: Path) -> None:
         raise _unwritable(path, error) from error
 
 
-def append_result(path: Path, record: Measurement | CellFailure) -> None:
+def append_result(path: Path, record: Saved) -> None:
     """Adds one record at the end of the file. Raises DiskError; then nothing of it is left."""
     line = json.dumps(record.to_json(), separators=(",", ":"), allow_nan=False).encode() + b"\n"
     try:

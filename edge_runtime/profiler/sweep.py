@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..artifact import Artifact
+from ..backends import backend
 from ..errors import EdgeError, EngineMissingError, UsageError
 from ..measurement import (
     CHAT_WORKLOADS,
@@ -153,6 +154,7 @@ def _run(
             on_event(cell, progress)
 
     try:
+        _require_engine(cell)
         return measure(cell.artifact, cell.workload, cell.options, plan=plan, on_event=tell)
     except EngineMissingError:
         raise
@@ -168,6 +170,16 @@ def _run(
             cause=error.cause,
             way_out=error.way_out,
         )
+
+
+def _require_engine(cell: Cell) -> None:
+    """Raises UsageError when a cell's engine does not run its model: no other is taken instead."""
+    if cell.artifact.format in backend(cell.options.backend).formats:
+        return
+    raise UsageError(
+        f"The engine {cell.options.backend} runs no {cell.artifact.format.upper()} models.",
+        way_out="Leave --backend out: each model then gets the engine of its format.",
+    )
 
 
 def _find(

@@ -7,12 +7,14 @@ come up. This module knows how a line is written and read, and nothing of proces
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from .. import errors
 from ..codec import from_jsonable, to_jsonable
 from ..errors import EdgeError, FormatError, UsageError, WorkerError
+from ..latency import InputRecord, LatencyOptions, OperatorTimes, OutputRecord, Placed, Round
 from ..measurement import (
     Engine,
     Gpu,
@@ -96,10 +98,54 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a measurement has come. `tokens_per_s` is the rate so far, decode before prefill."""
+class LatencySpec:
+    """One latency measurement as the child needs it.
 
-    stage: Literal["loading", "warming", "running"]
+    The plan's runs are inferences. `paths` are the graph and its data files. With a folder for a
+    `trace` only the times of the nodes are found.
+    """
+
+    paths: tuple[str, ...]
+    options: LatencyOptions
+    inputs: tuple[InputRecord, ...]
+    plan: Plan
+    trace: str | None
+    parent_pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyOutcome:
+    """What the child found of a model's latency; together with the host it makes the record."""
+
+    engine: Engine
+    gpus: tuple[Gpu, ...]
+    options: LatencyOptions
+    outputs: tuple[OutputRecord, ...]
+    placed: tuple[Placed, ...]
+    load: Load
+    warmups: int
+    rounds: tuple[Round, ...]
+    stopped: str
+    memory: Memory | Unavailable
+    noise: Noise
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceOutcome:
+    """Where the time of a model goes, from a child that measured nothing else."""
+
+    operators: OperatorTimes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a measurement has come. `tokens_per_s` is the rate so far, decode before prefill.
+
+    Of a model that is none of language the runs are inferences, and the rate is theirs.
+    """
+
+    stage: Literal["loading", "warming", "running", "tracing"]
     runs: int = 0
     max_runs: int = 0
     elapsed_s: float = 0.0
@@ -114,10 +160,14 @@ class _Failure:
     way_out: str
 
 
-Message = Progress | Outcome | EdgeError
+AnyOutcome = Outcome | LatencyOutcome | TraceOutcome
+Message = Progress | AnyOutcome | EdgeError
+_ANSWERS: Mapping[str, type[Progress | AnyOutcome]] = {
+    kind.__name__.lower(): kind for kind in (Progress, Outcome, LatencyOutcome, TraceOutcome)
+}
 
 
-def encode(message: Spec | Message) -> bytes:
+def encode(message: Spec | LatencySpec | Message) -> bytes:
     """Writes one message as a JSON line, ASCII only."""
     if isinstance(message, EdgeError):
         kind = next(base for base in type(message).__mro__ if hasattr(errors, base.__name__))
@@ -132,9 +182,12 @@ def encode(message: Spec | Message) -> bytes:
     return json.dumps({name: body}, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def decode_spec(line: bytes) -> Spec:
+def decode_spec(line: bytes) -> Spec | LatencySpec:
     """Reads the parent's line. Raises FormatError when it is no specification."""
-    return from_jsonable(Spec, json.loads(line)["spec"])
+    message = json.loads(line)
+    if "latencyspec" in message:
+        return from_jsonable(LatencySpec, message["latencyspec"])
+    return from_jsonable(Spec, message["spec"])
 
 
 def decode(line: bytes) -> Message:
@@ -150,10 +203,8 @@ def decode(line: bytes) -> Message:
         )
     ((name, body),) = message.items()
     try:
-        if name == "progress":
-            return from_jsonable(Progress, body)
-        if name == "outcome":
-            return from_jsonable(Outcome, body)
+        if name in _ANSWERS:
+            return from_jsonable(_ANSWERS[name], body)
         if name == "error":
             return _revive(from_jsonable(_Failure, body))
     except FormatError as error:

@@ -24,25 +24,16 @@ from typing import BinaryIO
 
 from .. import backends
 from ..artifact import Artifact
-from ..backends import Session
 from ..errors import EdgeError, MemoryLimitError, WorkerError
-from ..measurement import (
-    Load,
-    Memory,
-    Noise,
-    Run,
-    Unavailable,
-    Workload,
-)
+from ..measurement import Load, Run, Workload
 from ..statistics import Interval, confidence_interval
 from ..units import NS_PER_S
-from .memory import MemorySource, Phase, PhaseMeter, memory_source
-from .noise import NoiseMeter, load_average
+from .instruments import Instruments
+from .latency_pass import perform_latency
 from .pagecache import drop_from_page_cache, page_cache_state, resident_share
 from .protocols import Runner, runner
 from .repetition import stop_reason
-from .ticker import Ticker
-from .wire import Message, Outcome, Progress, Spec, decode_spec, encode
+from .wire import LatencySpec, Message, Outcome, Progress, Spec, decode_spec, encode
 
 _PR_SET_PDEATHSIG = 1
 
@@ -65,73 +56,6 @@ class Channel:
         if isinstance(message, Progress) and not self._incoming.readline():
             # The parent is gone: nobody wants the rest.
             os._exit(1)
-
-
-class Instruments:
-    """The observers of one measurement: memory by phase, the sampler, the machine's noise.
-
-    When they are switched off every method does nothing, and the record says why it is empty.
-    """
-
-    def __init__(self, *, switched_on: bool) -> None:
-        self._load_average = load_average()
-        self._on = switched_on
-        self._noise = NoiseMeter() if switched_on else None
-        source = memory_source() if switched_on else _SWITCHED_OFF
-        self._unavailable = source if isinstance(source, Unavailable) else None
-        self._source: MemorySource | None = None if isinstance(source, Unavailable) else source
-        self._meter = PhaseMeter(self._source) if self._source else None
-        self._ticker = Ticker(self._source.sample) if self._source else None
-
-    def begin(self, phase: Phase) -> None:
-        """Marks a phase boundary."""
-        if self._meter is not None:
-            self._meter.begin(phase)
-
-    def end(self) -> None:
-        """Ends the open phase."""
-        if self._meter is not None:
-            self._meter.end()
-
-    def sampling(self) -> contextlib.AbstractContextManager[object]:
-        """Samples while the context is entered."""
-        return self._ticker or contextlib.nullcontext()
-
-    def start_runs(self) -> None:
-        """Tells the noise meter that timing begins."""
-        if self._noise is not None:
-            self._noise.start()
-
-    def stop_runs(self) -> None:
-        """Tells the noise meter that timing is over."""
-        if self._noise is not None:
-            self._noise.stop()
-
-    def memory(self, session: Session) -> Memory | Unavailable:
-        """The memory record, the engine's own buffers in it."""
-        if self._meter is None:
-            return self._unavailable or _SWITCHED_OFF
-        samples = self._ticker.samples if self._ticker else ()
-        return self._meter.memory(samples, session.buffers)
-
-    def noise(self) -> Noise:
-        """The noise record."""
-        if self._noise is None:
-            return Noise(
-                load_average=self._load_average, steal_share=None, foreign_share=None,
-                frequency_hz_start=None, frequency_hz_end=None, throttled=None,
-                lateness_p90_ns=None, sampler_share=None,
-            )  # fmt: skip
-        ticker = self._ticker
-        return self._noise.noise(
-            lateness_p90_ns=ticker.lateness_p90_ns if ticker else None,
-            sampler_share=ticker.cpu_share if ticker else None,
-        )
-
-
-_SWITCHED_OFF = Unavailable(
-    reason="the instruments were switched off", remedy="Measure with Plan(instruments=True)."
-)
 
 
 def perform(spec: Spec, channel: Channel) -> Outcome:
@@ -171,7 +95,7 @@ def perform(spec: Spec, channel: Channel) -> Outcome:
         warmups=plan.warmups,
         runs=tuple(runs),
         stopped=stopped,
-        memory=instruments.memory(session),
+        memory=instruments.memory(session.buffers),
         noise=instruments.noise(),
         notes=work.notes,
     )
@@ -269,13 +193,16 @@ def main() -> None:
             return
         spec = decode_spec(line)
         _bind_to_parent(spec.parent_pid)
-        answer = perform(spec, channel)
+        if isinstance(spec, LatencySpec):
+            answer = perform_latency(spec, channel.send)
+        else:
+            answer = perform(spec, channel)
     except EdgeError as error:
         answer = error
     except MemoryError:
         answer = MemoryLimitError(
             "There was not enough memory to measure this.",
-            way_out="Choose a smaller level or a shorter context.",
+            way_out="Choose a smaller level, a shorter context or a smaller shape.",
         )
     except Exception as error:  # an engine or a plugin may raise anything; the parent must hear it
         traceback.print_exc()

@@ -180,10 +180,12 @@ def _row_details(row: Row) -> RenderableType:
     verdict = row.verdict
     memory = verdict.memory
     lines = [f"{row.level}: {verdict.cause}. {verdict.next_step}".rstrip()]
+    # ONNX Runtime keeps rearranged copies of the weights, which take more than the file's.
+    compute = "packing and compute" if row.level.startswith("onnx:") else "compute"
     parts = (
         f"memory {format_bytes(memory.need_bytes)}: weights {format_bytes(memory.weights_bytes)}, "
         f"KV cache {format_bytes(memory.kv_bytes)} at {verdict.context_tokens} tokens, "
-        f"compute {format_bytes(memory.compute_bytes)}, "
+        f"{compute} {format_bytes(memory.compute_bytes)}, "
         f"process {format_bytes(memory.process_bytes)}"
     )
     if memory.headroom_bytes is not None and memory.available_bytes is not None:
@@ -210,8 +212,9 @@ def _fit_line(fit: FitSummary) -> str:
     rates = ", ".join(f"{name} {_fit_rate(value, fit.what)}" for name, value in fit.rates)
     if fit.attention_products_per_s:
         rates += f", attention {fit.attention_products_per_s / 1e9:.3g} G products/s"
+    engine = f"{fit.engine} " if fit.engine else ""
     return (
-        f"{fit.what} fitted to {fit.cells} cells, error {fit.relative_error:.1%}: "
+        f"{engine}{fit.what} fitted to {fit.cells} cells, error {fit.relative_error:.1%}: "
         f"{format_duration(fit.seconds_per_layer)} per layer, {rates}"
     )
 

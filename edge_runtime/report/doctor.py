@@ -19,7 +19,7 @@ class Finding:
     name: str
     found: str | Unavailable
     needed: bool = False
-    """Whether nothing can run without it."""
+    """Whether it runs models: without any such nothing can run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,8 @@ class Diagnosis:
     @property
     def can_run(self) -> bool:
         """Whether models can run here at all."""
-        return not any(f.needed and isinstance(f.found, Unavailable) for f in self.findings)
+        engines = [finding for finding in self.findings if finding.needed]
+        return not engines or any(not isinstance(e.found, Unavailable) for e in engines)
 
 
 def render_doctor(diagnosis: Diagnosis) -> RenderableType:

@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TextIO
 
 from .. import statistics
+from ..codec import Saved
 from ..errors import UsageError
 from ..measurement import CellFailure, Measurement, Memory, SessionOptions
 from ..units import NS_PER_S, format_bytes, format_count, format_duration, format_rate
+from .placement import placement_words
 from .rows import COLUMNS, Record, Value, energy_words, error_words, options_of, row
 
 SQL_TABLE = "edge_measurements"
@@ -34,8 +36,16 @@ class RecordWriter(Protocol):
         """Ends the document; the stream stays open."""
 
 
-def record_writer(form: str, stream: TextIO) -> RecordWriter:
-    """The writer of one of the `FORMATS`. Raises UsageError for another."""
+def record_writer(form: str, stream: TextIO, *, side_by_side: bool = False) -> RecordWriter:
+    """The writer of one of the `FORMATS`. Raises UsageError for another.
+
+    As text, several models stand `side_by_side` in one table as wide as the terminal, where one
+    has its own heading and more room.
+    """
+    if side_by_side and form == "text":
+        from .side_by_side import SideBySide
+
+        return SideBySide(stream)
     maker = _WRITERS.get(form)
     if maker is None:
         raise UsageError(
@@ -65,7 +75,7 @@ class _Markdown:
 
     def _line(self, cells: tuple[str, ...]) -> None:
         padded = (
-            _plain(cell).replace("|", "\\|").ljust(width)
+            plain(cell).replace("|", "\\|").ljust(width)
             for cell, (_, width) in zip(cells, MARKDOWN_COLUMNS.values(), strict=True)
         )
         self._stream.write("| " + " | ".join(padded) + " |\n")
@@ -85,19 +95,19 @@ class _Text:
         self._energy: dict[str, None] = {}
 
     def write(self, record: Record) -> None:
-        heading = _plain(_heading(record))
+        heading = plain(_heading(record))
         if heading != self._heading:
             self._stream.write(("\n" if self._heading else "") + heading + "\n")
             self._line(tuple(title for title, _ in self._COLUMNS))
             self._heading = heading
         self._line(tuple(MARKDOWN_COLUMNS[title][0](record) for title, _ in self._COLUMNS))
         if isinstance(record, Measurement):
-            remarks = (*record.noise.flags, *record.notes)
+            remarks = _said(record)
             self._energy[energy_words(record)] = None
         else:
             remarks = (error_words(record),)
         for remark in remarks:
-            self._stream.write(f"    ! {_plain(remark)}\n")
+            self._stream.write(f"    ! {plain(remark)}\n")
         self._stream.flush()
 
     def close(self) -> None:
@@ -107,7 +117,7 @@ class _Text:
 
     def _line(self, cells: tuple[str, ...]) -> None:
         sizes = (width for _, width in self._COLUMNS)
-        padded = (f"{_plain(cell):<{width - 1}} " for cell, width in zip(cells, sizes, strict=True))
+        padded = (f"{plain(cell):<{width - 1}} " for cell, width in zip(cells, sizes, strict=True))
         self._stream.write("  " + "".join(padded).rstrip() + "\n")
 
 
@@ -129,33 +139,37 @@ class _Csv:
         self._stream.flush()
 
 
-class _JsonLines:
-    """One whole record per line."""
+class JsonLines:
+    """One whole record per line, of any kind."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Saved) -> None:
+        """Shows one record and flushes."""
         self._stream.write(json.dumps(record.to_json(), allow_nan=False) + "\n")
         self._stream.flush()
 
     def close(self) -> None:
+        """Ends the document; the stream stays open."""
         self._stream.flush()
 
 
-class _Json:
-    """One array of whole records; it is a document once it is closed."""
+class JsonArray:
+    """One array of whole records of any kind; it is a document once it is closed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._separator = "[\n"
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Saved) -> None:
+        """Shows one record and flushes."""
         self._stream.write(self._separator + json.dumps(record.to_json(), allow_nan=False))
         self._stream.flush()
         self._separator = ",\n"
 
     def close(self) -> None:
+        """Ends the document; the stream stays open."""
         self._stream.write("[]\n" if self._separator == "[\n" else "\n]\n")
         self._stream.flush()
 
@@ -184,12 +198,12 @@ class _Sql:
 
 _WRITERS: Mapping[str, Callable[[TextIO], RecordWriter]] = {
     "text": _Text,
-    "md": _Markdown, "csv": _Csv, "json": _Json, "jsonl": _JsonLines, "sql": _Sql,
+    "md": _Markdown, "csv": _Csv, "json": JsonArray, "jsonl": JsonLines, "sql": _Sql,
 }  # fmt: skip
 FORMATS = tuple(_WRITERS)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """The text on one line, without control characters: names come from strangers' files."""
     return "".join(char if char.isprintable() else " " for char in text)
 
@@ -214,14 +228,20 @@ def _model(record: Record) -> str:
 
 def _heading(record: Record) -> str:
     """The model and every option that differs from the defaults, in one line."""
-    options, usual = options_of(record), SessionOptions()
-    words = [
+    words = (
         _model(record),
         format_bytes(record.artifact.size_bytes),
         f"{format_count(record.artifact.parameters)} parameters",
-        options.backend,
-        f"{_threads(record)} threads" if options.threads != 1 else "1 thread",
-    ]
+        options_of(record).backend,
+        *option_words(record),
+    )
+    return ", ".join(words)
+
+
+def option_words(record: Record) -> list[str]:
+    """The threads, and every option that differs from the defaults."""
+    options, usual = options_of(record), SessionOptions()
+    words = [f"{_threads(record)} threads" if options.threads != 1 else "1 thread"]
     asked = record.requested or usual
     for name in ("flash_attention", "kv_type_k", "kv_type_v", "batch_tokens", "micro_batch_tokens"):
         value = getattr(asked, name)
@@ -231,7 +251,7 @@ def _heading(record: Record) -> str:
         words.append(f"{options.gpu_layers} layers on the GPU")
     if not options.memory_map:
         words.append("not mapped")
-    return ", ".join(words)
+    return words
 
 
 def _threads(record: Record) -> str:
@@ -261,21 +281,22 @@ def _median(record: Record) -> str:
     return f"{statistics.median(samples):.2f}" if samples else ""
 
 
-def _latencies(samples: tuple[float, ...], percents: tuple[int, ...]) -> str:
+def latencies(samples: tuple[float, ...], percents: tuple[int, ...]) -> str:
+    """Percentiles of durations in seconds; nothing for no samples."""
     if not samples:
         return ""
     return " / ".join(format_duration(statistics.percentile(samples, p)) for p in percents)
 
 
 def _ttft(record: Record) -> str:
-    return "" if isinstance(record, CellFailure) else _latencies(record.ttft_samples_s, (50, 90))
+    return "" if isinstance(record, CellFailure) else latencies(record.ttft_samples_s, (50, 90))
 
 
 def _itl(record: Record) -> str:
     if isinstance(record, CellFailure):
         return ""
     steps = tuple(step / NS_PER_S for step in record.step_samples_ns)
-    return _latencies(steps, (50, 90, 99))
+    return latencies(steps, (50, 90, 99))
 
 
 def _load(record: Record) -> str:
@@ -298,7 +319,14 @@ def _memory(record: Record) -> str:
 def _remarks(record: Record) -> str:
     if isinstance(record, CellFailure):
         return error_words(record)
-    return "; ".join((*record.noise.flags, *record.notes)) or "quiet"
+    return "; ".join(_said(record)) or "quiet"
+
+
+def _said(measurement: Measurement) -> tuple[str, ...]:
+    """What disturbed a measurement, its notes, and where nodes ran when not all in one place."""
+    placed = measurement.engine.placement
+    split = (f"nodes: {placement_words(placed)}",) if len(placed) > 1 else ()
+    return (*measurement.noise.flags, *measurement.notes, *split)
 
 
 MARKDOWN_COLUMNS: Mapping[str, tuple[Callable[[Record], str], int]] = {

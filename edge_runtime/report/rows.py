@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from .. import statistics
 from ..measurement import CellFailure, Energy, Measurement, Memory, PhasePeak, SessionOptions
 from ..units import NS_PER_S
+from .placement import placement_words
 
 Record = Measurement | CellFailure
 Value = str | int | float | bool | None
@@ -157,6 +158,7 @@ COLUMNS: Mapping[str, tuple[Callable[[Record], Value], str]] = {
     "steal_share": (_of(lambda m: m.noise.steal_share), "REAL"),
     "noise_flags": (_of(lambda m: "; ".join(m.noise.flags)), "TEXT"),
     "notes": (_of(lambda m: "; ".join(m.notes)), "TEXT"),
+    "placement": (_of(lambda m: placement_words(m.engine.placement)), "TEXT"),
     "error": (_error, "TEXT"),
 }  # fmt: skip
 """Column name -> its value in a record, and its SQL type; in the order of every format."""

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..artifact import Artifact, Level
+from ..artifact.shape import is_rope_table
 from ..codec import to_jsonable
 from ..errors import EdgeError
 from ..units import format_bytes, format_count, format_duration
@@ -19,10 +20,12 @@ from .plain import plain
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """A model file that was made: `paths` are all its parts, `seconds` what making it took.
+    """A model that was made: its file, or its folder; `paths` are all parts of it.
 
-    `level` is the one asked for, `types` what most tensors really are where rows do not divide into
-    its blocks. `notes` say where an engine computes otherwise than the model's config says.
+    `seconds` is what making it took. `level` is the one asked for, `types` what most tensors really
+    are where rows do not divide into its blocks, `options` how the level was departed from, in
+    words. `notes` say what a level's name does not: where an engine computes otherwise than the
+    model's config, what was left as it is, what has not been checked.
     """
 
     path: str
@@ -36,6 +39,7 @@ class Written:
     bits_per_weight: float
     seconds: float
     verified: bool
+    options: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -46,22 +50,28 @@ class Written:
         *,
         verified: bool,
         level: str,
+        options: tuple[str, ...] = (),
         notes: tuple[str, ...] = (),
     ) -> Written:
         """The record of a file that was just read back."""
-        elements = sum(tensor.elements for tensor in artifact.tensors)
+        weights = [tensor for tensor in artifact.tensors if not is_rope_table(tensor.name)]
+        elements = sum(tensor.elements for tensor in weights)
+        # The model's folder is what every verb takes; the graph in it is no use alone.
+        path = artifact.path.parent if artifact.format == "onnx" else artifact.path
+        types = f"onnx:{artifact.level}" if artifact.format == "onnx" else artifact.level
         return cls(
-            path=str(artifact.path),
+            path=str(path),
             paths=tuple(map(str, artifact.paths)),
             name=artifact.name,
             architecture=artifact.shape.architecture,
             level=level,
-            types=artifact.level,
+            types=types,
             parameters=artifact.parameters,
             size_bytes=artifact.size_bytes,
-            bits_per_weight=8 * artifact.weight_bytes / max(elements, 1),
+            bits_per_weight=8 * sum(t.size_bytes for t in weights) / max(elements, 1),
             seconds=seconds,
             verified=verified,
+            options=options,
             notes=notes,
         )
 
@@ -110,10 +120,12 @@ def document(outcomes: Sequence[Outcome], *, source: str, source_bytes: int) -> 
 
 
 def summary(written: Written) -> str:
-    """One line for one file."""
-    parts = f", {len(written.paths)} files" if len(written.paths) > 1 else ""
+    """One line for one model."""
+    split = len(written.paths) > 1 and written.path in written.paths
+    parts = f", {len(written.paths)} files" if split else ""
     checked = ", verified" if written.verified else ""
-    types = f" ({written.types})" if written.types != written.level else ""
+    more = (*((written.types,) if written.types != written.level else ()), *written.options)
+    types = f" ({', '.join(more)})" if more else ""
     return plain(
         f"{written.path}: {format_bytes(written.size_bytes)}{parts},"
         f" {written.level}{types},"

@@ -16,13 +16,16 @@ _CLASSES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "llama": ("llama", "LlamaForCausalLM"),
         "qwen2": ("qwen2", "Qwen2ForCausalLM"),
+        "qwen2moe": ("qwen2_moe", "Qwen2MoeForCausalLM"),
         "qwen3": ("qwen3", "Qwen3ForCausalLM"),
+        "qwen3moe": ("qwen3_moe", "Qwen3MoeForCausalLM"),
         "gemma": ("gemma", "GemmaForCausalLM"),
         "gemma2": ("gemma2", "Gemma2ForCausalLM"),
         "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
         "phi3": ("phi3", "Phi3ForCausalLM"),
         "smollm3": ("smollm3", "SmolLM3ForCausalLM"),
         "olmo2": ("olmo2", "Olmo2ForCausalLM"),
+        "olmoe": ("olmoe", "OlmoeForCausalLM"),
         "granite": ("granite", "GraniteForCausalLM"),
         "gpt2": ("gpt2", "GPT2LMHeadModel"),
     }
@@ -48,12 +51,15 @@ def config_of(shape: ModelShape) -> dict[str, object]:
     model_type, class_name = _CLASSES[shape.architecture]
     if shape.architecture == "olmo2" and shape.sliding_layers:
         model_type, class_name = "olmo3", "Olmo3ForCausalLM"
+    if shape.architecture == "llama" and shape.experts:
+        model_type, class_name = "mixtral", "MixtralForCausalLM"
     return {
         "architectures": [class_name],
         "model_type": model_type,
         **dict(_sizes(shape)),
         **dict(_positions(shape)),
         **dict(_scales(shape)),
+        **dict(_experts(shape)),
     }
 
 
@@ -77,6 +83,21 @@ def _sizes(shape: ModelShape) -> Iterator[_Pair]:
         yield "mlp_bias", shape.mlp_bias
     gelu = shape.architecture in ("gemma", "gemma2", "gemma3", "gpt2")
     yield "hidden_act", "gelu_pytorch_tanh" if gelu else "silu"
+
+
+def _experts(shape: ModelShape) -> Iterator[_Pair]:
+    if not shape.experts:
+        return
+    yield "num_local_experts" if shape.architecture == "llama" else "num_experts", shape.experts
+    yield "num_experts_per_tok", shape.experts_used
+    if shape.architecture == "llama":
+        return
+    yield "norm_topk_prob", True
+    if shape.architecture != "olmoe":
+        yield "moe_intermediate_size", shape.expert_intermediate
+    if shape.architecture == "qwen2moe":
+        yield "shared_expert_intermediate_size", shape.shared_expert_intermediate
+        yield "qkv_bias", shape.qkv_bias
 
 
 def _positions(shape: ModelShape) -> Iterator[_Pair]:

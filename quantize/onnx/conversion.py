@@ -6,14 +6,17 @@ framework. Knows no family by name.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import functools
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime.artifact import Artifact, ModelShape
 from edge_runtime.artifact.shape import is_rope_table
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import UnsupportedError, UsageError
 
 from .. import architectures
 from ..assembly import Assembly, assemble
@@ -24,15 +27,17 @@ from ..rows import Change
 from ..tokenizers.described import described_by
 from ..tokenizers.files import TokenizerFiles
 from ..writers.folder import check_folder
+from ..writers.gguf import part_of
 from ..writers.onnx import Element
 from ..writers.onnx_folder import MODEL_NAME, Plan, Progress, write_folder
+from . import verification
 from .blocks import BlockFormat
-from .decoder import Storage, Weights, decoder
+from .decoder import decoder
 from .details import Details, details_of_config, require_known
 from .interface import inputs_of, outputs_of
 from .levels import OnnxLevel, onnx_level
 from .settings import genai_config
-from .weights import Rows, Stacked
+from .weights import Rows, Stacked, Storage, Weights
 
 COPIED = (
     "tokenizer.json",
@@ -49,6 +54,9 @@ COPIED = (
 )
 """Files of a checkpoint that go along, where it has them."""
 
+_WRITING_SHARE = 0.5
+"""What part of the work writing is, when everything is made once more to compare with it."""
+
 _ROTATED = ("attn_q", "attn_k")
 
 
@@ -58,44 +66,62 @@ def convert_onnx(
     *,
     level: str | OnnxLevel = "int4",
     overwrite: bool = False,
+    verify: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Converts a checkpoint directory to an ONNX folder at a level and opens it.
 
     The folder holds `model.onnx`, its data file, `genai_config.json`, and the checkpoint's config
-    and tokenizer files. `threads` read and quantize, 2 when None. `progress` is told the part that
-    is done, from 0 to 1; what it raises stops the work. Nothing is left under the final name
-    unless the folder is whole.
+    and tokenizer files. `verify` makes all weights again, compares them with the bytes that were
+    written, and lets ONNX Runtime compute one token. `threads` read and quantize, 2 when None,
+    never more than there are processors. `progress` is told the part that is done, from 0 to 1;
+    what it raises stops the work. Nothing is left under the final name unless the folder is whole.
 
     Raises UsageError for a folder that is there unless `overwrite`, UnsupportedError for an
     architecture or level that cannot be written, FormatError for a checkpoint that is damaged or
-    contradicts itself, ModelNotFoundError for one that is none or incomplete, and DiskError when
-    the output cannot be written.
+    contradicts itself, ModelNotFoundError for one that is none or incomplete, DiskError when the
+    output cannot be written, and what `verification.verify` raises.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     chosen = level if isinstance(level, OnnxLevel) else onnx_level(level)
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads cannot convert.", way_out="Give 1 or more.")
+    refuse_around(checkpoint, out)
+    check_folder(out, 0, holds=MODEL_NAME, overwrite=overwrite)
+    model = _Model.open(checkpoint, chosen)
+    plan = plan_of(model.shape, model.details, model.weights, chosen, {})
+    at_once = min(threads, os.cpu_count() or 1) if threads else THREADS
+    write_folder(
+        out,
+        plan,
+        model.files(),
+        threads=at_once,
+        overwrite=overwrite,
+        check=Artifact.open,
+        verify=(
+            functools.partial(
+                verification.verify,
+                weights=plan.weights,
+                threads=at_once,
+                progress=part_of(progress, _WRITING_SHARE, 1.0),
+            )
+            if verify
+            else None
+        ),
+        progress=part_of(progress, 0.0, _WRITING_SHARE) if verify else progress,
+    )
+    return Artifact.open(out)
+
+
+def refuse_around(checkpoint: Path, out: Path) -> None:
+    """Raises UsageError for an output folder that holds the checkpoint."""
     if checkpoint.resolve().is_relative_to(out.resolve()):
         raise UsageError(
             f"{out} holds the checkpoint itself.",
             cause="A model's folder is replaced as a whole.",
             way_out="Name a folder of its own.",
         )
-    check_folder(out, 0, holds=MODEL_NAME, overwrite=overwrite)
-    model = _Model.open(checkpoint)
-    plan = plan_of(model.shape, model.details, model.weights, chosen, {})
-    write_folder(
-        out,
-        plan,
-        model.files(),
-        threads=threads or THREADS,
-        overwrite=overwrite,
-        check=Artifact.open,
-        progress=progress,
-    )
-    return Artifact.open(out)
 
 
 def plan_of(
@@ -136,6 +162,8 @@ def blocks_of(name: str, shape: ModelShape, level: OnnxLevel) -> BlockFormat | N
         head = level.head_bits or bits
         # A table of its own is only looked up: eight bits cost room, not time.
         bits = level.embedding_bits or (head if shape.tied_embeddings else 8)
+        if bits == 16:
+            return None
     elif level.sensitive_bits is not None and _is_sensitive(name, shape):
         bits = level.sensitive_bits
     return BlockFormat(
@@ -155,8 +183,9 @@ def _is_sensitive(name: str, shape: ModelShape) -> bool:
     _, layer, part, _ = name.split(".")
     if part not in ("attn_qkv", "ffn_down"):
         return False
-    at, eighth = int(layer), shape.layers_of_model // 8
-    return at < eighth or at >= 7 * shape.layers_of_model // 8 or (at - eighth) % 3 == 2
+    # Not rounded down as there: else a model of few layers has none among its first and last.
+    at, eighth = int(layer), shape.layers_of_model / 8
+    return at < eighth or at >= 7 * eighth or (at - round(eighth)) % 3 == 2
 
 
 def said_of(shape: ModelShape, level: OnnxLevel) -> dict[str, str]:
@@ -206,12 +235,14 @@ class _Model:
     weights: _Weights
 
     @classmethod
-    def open(cls, path: Path) -> _Model:
+    def open(cls, path: Path, level: OnnxLevel) -> _Model:
         checkpoint = Checkpoint.open(path)
-        family = architectures.find(checkpoint.config)
+        with _builder_offered(checkpoint, level):
+            family = architectures.find(checkpoint.config)
         # The config goes along and must not contradict the graph.
         shape = shape_of(checkpoint, family, whole_vocabulary=True)
-        require_known(shape)
+        with _builder_offered(checkpoint, level):
+            require_known(shape)
         wanted = [tensor for tensor in shape.tensors if not is_rope_table(tensor.name)]
         sources = assign(checkpoint, family, (tensor.name for tensor in wanted))
         return cls(
@@ -240,6 +271,18 @@ class _Model:
             **{name: data for name, data in found.items() if data is not None},
             "genai_config.json": genai_config(self.shape, self.checkpoint.config, generation),
         }
+
+
+@contextlib.contextmanager
+def _builder_offered(checkpoint: Checkpoint, level: OnnxLevel) -> Iterator[None]:
+    """Has the refusal of a family say who may know it."""
+    try:
+        yield
+    except UnsupportedError as error:
+        from .genai_builder import offer
+
+        way_out = offer(checkpoint.path, checkpoint.config, level)
+        raise UnsupportedError(error.fact, cause=error.cause, way_out=way_out) from None
 
 
 def _unturned(name: str, change: Change | None) -> Change | None:

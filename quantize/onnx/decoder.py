@@ -7,47 +7,26 @@ update them in place. Knows no checkpoint and no level's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
-
 from edge_runtime.artifact import ModelShape
 from edge_runtime.artifact.layout import family
 from edge_runtime.errors import UnsupportedError
 
 from ..writers.onnx import Element
-from .blocks import BlockFormat
 from .details import Details
+from .experts import mixture
 from .graph import FUSED, Graph
 from .interface import LAST_ONLY, WHOLE_LENGTH, unless_given
 from .rope import RopeTable, rope_tables
+from .stretching import stretched_angles
 from .weights import (
-    Rows,
+    Storage,
     StoredTensor,
     StoredWeights,
+    Weights,
     block_tensors,
     float_tensor,
     rope_tensors,
 )
-
-
-class Weights(Protocol):
-    """A model's tensors by their GGUF names."""
-
-    def rows(self, *names: str, factor: float = 1.0) -> Rows:
-        """The rows of tensors of one width, one after another, times a factor."""
-
-    def __contains__(self, name: str) -> bool:
-        """Whether the model has such a tensor."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Storage:
-    """How matrices are stored: `blocks` says it of one by its name, None for floats."""
-
-    element: Element
-    blocks: Callable[[str], BlockFormat | None]
-    accuracy_level: int
 
 
 def decoder(shape: ModelShape, details: Details, weights: Weights, storage: Storage) -> Graph:
@@ -72,8 +51,14 @@ class _Decoder:
         self.graph = Graph(storage.element)
         self.tables = rope_tables(shape, details.yarn)
         # What the operator takes itself; narrower heads are turned by a node of their own.
-        self.rotates_inside = not shape.head_dim % 16 and not shape.rope_dimensions % 16
+        self.rotates_inside = (
+            not shape.head_dim % 16
+            and not shape.rope_dimensions % 16
+            and details.dynamic_factor is None
+        )
         self.positions = ""
+        self.angles: dict[str, list[str]] = {"all": []}
+        """Cosines and sines by the layers they are for."""
 
     def build(self) -> Graph:
         graph, shape = self.graph, self.shape
@@ -128,6 +113,11 @@ class _Decoder:
             self.positions = add("Add", ("positions", "long_offset"), "rotary_positions")
 
     def _rotary_tables(self) -> None:
+        if self.details.dynamic_factor is not None:
+            *self.angles["all"], self.positions = stretched_angles(
+                self.graph, self.shape, self.details.dynamic_factor, self.positions, "total_tokens"
+            )
+            return
         groups: dict[str, tuple[RopeTable, ...]] = {}
         if self._is_longrope:
             groups["all"] = self.tables
@@ -135,6 +125,7 @@ class _Decoder:
             groups = {table.name: (table,) for table in self.tables}
         for name, tables in groups.items():
             names = (f"rope_cos.{name}", f"rope_sin.{name}")
+            self.angles[name] = [*names]
             self.graph.store(rope_tensors(names, tables, self.graph.element))
 
     def _embedded(self) -> str:
@@ -158,8 +149,12 @@ class _Decoder:
         blocks, source = self.storage.blocks(name), self.weights.rows(name)
         if blocks is None or source.columns % blocks.block_size:
             dims = (source.rows, source.columns)
-            table = graph.store(float_tensor(name, source, graph.element, dims))
-            return graph.add("Gather", (table, "input_ids"), "embedding", axis=0)
+            # Halves where the other matrices are rounded more than that.
+            halved = blocks is None and self.storage.blocks("output.weight") is not None
+            kind = Element.FLOAT16 if halved else graph.element
+            table = graph.store(float_tensor(name, source, kind, dims))
+            x = graph.add("Gather", (table, "input_ids"), "embedding", axis=0)
+            return graph.add("Cast", (x,), "embedding.wide", to=int(graph.element)) if halved else x
         shared = "output.weight" if self._shares_blocks else None
         stored = block_tensors(shared or name, source, blocks)
         # The same bytes as the matrix has, but a row's blocks one after another.
@@ -235,7 +230,7 @@ class _Decoder:
         inputs += ["seqlens_k", "total_sequence_length"]
         inside = rotated and self.rotates_inside
         if inside:
-            inputs += [f"rope_cos.{table}", f"rope_sin.{table}"]
+            inputs += self.angles[table]
             inputs += [self.positions] if self._is_longrope else []
         window = self.details.windows[layer]
         y = graph.add(
@@ -271,7 +266,7 @@ class _Decoder:
     def _turned(self, x: str, name: str, heads: int, table: str) -> str:
         return self.graph.add(
             "RotaryEmbedding",
-            (x, self.positions, f"rope_cos.{table}", f"rope_sin.{table}"),
+            (x, self.positions, *self.angles[table]),
             f"{name}.turned",
             FUSED,
             num_heads=heads,
@@ -283,6 +278,14 @@ class _Decoder:
     def _feed_forward(self, at: str, x: str) -> str:
         graph, kind, name = self.graph, self.kind.feed_forward, f"{at}.ffn"
         activation = self.details.activation
+        if self.shape.experts:
+            routed = mixture(
+                graph, x, at, self.shape, self.weights, self.storage,
+                normalized=self.details.normalizes_experts,
+            )  # fmt: skip
+            if not self.shape.shared_expert_intermediate:
+                return routed
+            return graph.add("Add", (routed, self._shared_expert(at, x)), f"{name}.added")
         if kind == "plain":
             up = self._product(x, f"{at}.ffn_up", (f"{at}.ffn_up",))
             y = graph.activated(up, name, activation)
@@ -297,6 +300,19 @@ class _Decoder:
         return self._product(
             y, f"{at}.ffn_down", (f"{at}.ffn_down",), factor=self.shape.residual_scale or 1.0
         )
+
+    def _shared_expert(self, at: str, x: str) -> str:
+        """The expert that sees every token, as much of it as a gate of its own lets through."""
+        graph, name = self.graph, f"{at}.ffn_shexp"
+        gate, up = (
+            self._product(x, f"{at}.{part}", (f"{at}.{part}",))
+            for part in ("ffn_gate_shexp", "ffn_up_shexp")
+        )
+        gated = graph.gated(gate, up, name, self.details.activation)
+        y = self._product(gated, f"{at}.ffn_down_shexp", (f"{at}.ffn_down_shexp",))
+        opening = self.weights.rows(f"{at}.ffn_gate_inp_shexp.weight")
+        share = graph.product(x, f"{at}.ffn_gate_inp_shexp", opening, None)
+        return graph.add("Mul", (y, graph.add("Sigmoid", (share,), f"{name}.share")), f"{name}.let")
 
     def _product(self, x: str, name: str, parts: tuple[str, ...], factor: float = 1.0) -> str:
         biases = tuple(f"{part}.bias" for part in parts)

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ..writers.onnx import Attribute, Element, Initializer, Node
 from .blocks import BlockFormat
@@ -64,7 +65,7 @@ class Graph:
 
     def factor(self, value: float) -> str:
         """A constant number of the activations' type."""
-        name = f"const.{value:.9g}"
+        name = f"factor.{value:.9g}"
         kind = "<f4" if self.element is Element.FLOAT else "<f2"
         self.constants[name] = Initializer(
             name=name, element=self.element, dims=(), data=np.array(value, kind).tobytes()
@@ -73,9 +74,19 @@ class Graph:
 
     def constant32(self, value: float) -> str:
         """A constant number of float32, whatever the activations are."""
-        name = f"const.{value:.9g}.float32"
+        name = f"factor.{value:.9g}.float32"
         self.constants[name] = Initializer(
             name=name, element=Element.FLOAT, dims=(), data=np.array(value, "<f4").tobytes()
+        )
+        return name
+
+    def vector32(self, name: str, values: npt.NDArray[np.float32]) -> str:
+        """A constant vector of float32."""
+        self.constants[name] = Initializer(
+            name=name,
+            element=Element.FLOAT,
+            dims=values.shape,
+            data=values.astype("<f4").tobytes(),
         )
         return name
 

@@ -29,8 +29,9 @@ class OnnxLevel:
     """What matrices are stored as: `bits` 32 and 16 are floats, 8 and 4 integers with scales.
 
     `head_bits` and `embedding_bits` are those of the output matrix and of the embedding, where
-    they differ. `symmetric` blocks have no zero point. `sensitive_bits`, where given, are those of
-    the matrices that lose most, in the layers llama.cpp's Q4_K_M gives more bits as well.
+    they differ; an embedding of 16 is floats, which loses nothing and is not shared with the
+    output matrix. `symmetric` blocks have no zero point. `sensitive_bits`, where given, are those
+    of the matrices that lose most, in the layers llama.cpp's Q4_K_M gives more bits as well.
     """
 
     name: str
@@ -48,9 +49,10 @@ class OnnxLevel:
             (self.block_size, BLOCK_SIZES, "block size"),
             (self.accuracy_level, ACCURACY_LEVELS, "accuracy level"),
             (self.algorithm, ("rtn", "k_quant"), "algorithm"),
+            (self.embedding_bits, (None, 4, 8, 16), "number of bits"),
             *(
                 (bits, (None, 4, 8), "number of bits")
-                for bits in (self.head_bits, self.embedding_bits, self.sensitive_bits)
+                for bits in (self.head_bits, self.sensitive_bits)
             ),
         ):
             if value not in known:
@@ -92,6 +94,16 @@ ONNX_LEVELS: Mapping[str, OnnxLevel] = MappingProxyType(
     }
 )
 """Every level by its name."""
+
+USES: Mapping[str, str] = MappingProxyType(
+    {
+        "fp32": "floats of 32 bits: to compare others with",
+        "fp16": "floats of 16 bits: for providers that compute in half precision, GPUs and NPUs",
+        "int8": "8 bits in blocks of 32: hardly to be told from fp32",
+        "int4": "4 bits in blocks of 32: the smallest, and on most processors the fastest",
+    }
+)
+"""What each level is for."""
 
 
 def onnx_level(name: str) -> OnnxLevel:

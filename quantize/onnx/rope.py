@@ -16,6 +16,8 @@ from edge_runtime.artifact import ModelShape, RopeScaling
 
 from .details import YarnOptions
 
+_LEAST_ROWS = 2**9
+"""A text may outgrow a short context, as it may in transformers: the operators need the rows."""
 _MOST_ROWS = 2**20
 """Far beyond every model's context; a table that long still fits in memory."""
 
@@ -80,16 +82,17 @@ def rope_tables(shape: ModelShape, yarn: YarnOptions) -> tuple[RopeTable, ...]:
     if shape.rope_theta_sliding is not None and any(shape.sliding_layers):
         local = _plain(shape.rope_theta_sliding, shape.rope_dimensions)
         if not np.array_equal(local, frequencies) or factor != 1.0:
-            tables.append(RopeTable(name="window", rows=shape.context_tokens, frequencies=local))
+            tables.append(RopeTable(name="window", rows=tables[0].rows, frequencies=local))
     return tuple(tables)
 
 
 def _reach(shape: ModelShape, scaling: RopeScaling | None) -> int:
     """Positions that a model turns: some configs state the context from before it was stretched."""
+    least = max(shape.context_tokens, _LEAST_ROWS)
     if scaling is None or scaling.factor is None or scaling.kind not in ("linear", "yarn"):
-        return shape.context_tokens
+        return least
     before = shape.original_context_tokens or shape.context_tokens
-    return min(max(shape.context_tokens, int(before * scaling.factor)), _MOST_ROWS)
+    return min(max(least, int(before * scaling.factor)), max(shape.context_tokens, _MOST_ROWS))
 
 
 def _powers(theta: float, dimensions: int) -> Floats:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from edge_runtime.artifact import ModelShape
 
@@ -21,18 +22,44 @@ _TYPES = {
     "smollm3": "smollm3",
     "granite": "granite",
     "olmo2": "llama",
+    "olmoe": "llama",
+    "qwen2moe": "qwen2",
+    "qwen3moe": "qwen3",
     "gpt2": "llama",
 }
-"""What onnxruntime-genai calls a decoder with these inputs; it knows no name for the last two."""
+"""What onnxruntime-genai calls a decoder with these inputs, or the nearest it has a name for."""
+
+
+_SEARCH: Mapping[str, object] = MappingProxyType(
+    {
+        "diversity_penalty": 0.0,
+        "do_sample": False,
+        "early_stopping": True,
+        "length_penalty": 1.0,
+        "max_length": 0,
+        "min_length": 0,
+        "no_repeat_ngram_size": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": True,
+        "repetition_penalty": 1.0,
+        "temperature": 1.0,
+        "top_k": 50,
+        "top_p": 1.0,
+    }
+)
+"""How onnxruntime-genai chooses tokens when nobody says."""
 
 
 def genai_config(
     shape: ModelShape, config: Mapping[str, object], generation: Mapping[str, object]
 ) -> bytes:
-    """Returns the file for a shape; special tokens are those of the checkpoint's two configs."""
+    """Returns the file for a shape; tokens and habits are those of the checkpoint's two configs."""
+    inner = config.get("text_config")
+    sources = (generation, config, inner if isinstance(inner, Mapping) else {})
 
     def token(key: str) -> object:
-        for source in (generation, config):
+        for source in sources:
             if source.get(key) is not None:
                 return source[key]
         return None
@@ -70,20 +97,20 @@ def genai_config(
         "type": _TYPES[shape.architecture],
         "vocab_size": shape.vocabulary_tokens,
     }
-    search = {
-        "diversity_penalty": 0.0,
-        "do_sample": False,
-        "early_stopping": True,
-        "length_penalty": 1.0,
-        "max_length": shape.context_tokens,
-        "min_length": 0,
-        "no_repeat_ngram_size": 0,
-        "num_beams": 1,
-        "num_return_sequences": 1,
-        "past_present_share_buffer": True,
-        "repetition_penalty": 1.0,
-        "temperature": 1.0,
-        "top_k": 1,
-        "top_p": 1.0,
-    }
+    search = {**_SEARCH, "max_length": shape.context_tokens, **_habits(generation)}
     return json.dumps({"model": model, "search": search}, indent=4).encode() + b"\n"
+
+
+def _habits(generation: Mapping[str, object]) -> dict[str, object]:
+    """How a checkpoint wants its tokens chosen; what cannot be meant is left out."""
+    found: dict[str, object] = {}
+    if isinstance(generation.get("do_sample"), bool):
+        found["do_sample"] = generation["do_sample"]
+    top_k = generation.get("top_k")
+    if type(top_k) is int and 0 < top_k < 2**31:
+        found["top_k"] = top_k
+    for key, most in (("temperature", 100.0), ("top_p", 1.0), ("repetition_penalty", 100.0)):
+        value = generation.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most:
+            found[key] = float(value)
+    return found

@@ -8,6 +8,7 @@ anything.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,11 @@ from .details import details_of_shape
 from .levels import OnnxLevel, onnx_level
 from .settings import genai_config
 from .weights import Buffers, Floats, Rows
+
+_BANK_ROWS = 1021
+_STRIDE = 7919
+"""Rows of blocks there are of each length, and how far apart two tensors begin in them: primes, so
+that as many tensors differ as there are rows."""
 
 
 def synthesize_onnx(
@@ -77,7 +83,11 @@ def _plan(
         SYNTHETIC_KEY: "true",
         LAYERS_OF_MODEL_KEY: str(shape.layers_of_model),
     }
-    weights = _Weights(tensors={tensor.name: tensor for tensor in cut.tensors}, pool=_Pool(seed))
+    weights = _Weights(
+        tensors={tensor.name: tensor for tensor in cut.tensors},
+        turns={tensor.name: turn for turn, tensor in enumerate(cut.tensors)},
+        pool=_Pool(seed),
+    )
     plan = plan_of(cut, details_of_shape(cut), weights, chosen, said)
     config = config_of(cut)
     return plan, {
@@ -87,31 +97,43 @@ def _plan(
 
 
 class _Pool:
-    """Random values made once and tiled into matrices of any size; their blocks are made once."""
+    """Random values made once and tiled into matrices of any size; their blocks are made once.
+
+    No two tensors get the same bytes in the same order: ONNX Runtime keeps matrices that are alike
+    only once when it rearranges them, and a model that repeats itself would look smaller than any
+    real one.
+    """
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self._values = rng.standard_normal(2 * SLAB_ELEMENTS, np.float32) * np.float32(SPREAD)
-        self._blocks: dict[tuple[BlockFormat, int, int], Buffers] = {}
+        self._blocks: dict[tuple[BlockFormat, int], Buffers] = {}
+        self._lock = threading.Lock()
 
     def floats(self, rows: int, columns: int, turn: int) -> Floats:
         """Random rows; another `turn` gives others."""
-        start = turn * 7919 % SLAB_ELEMENTS
+        start = turn * _STRIDE % SLAB_ELEMENTS
         return np.resize(self._values[start:], (rows, columns))
 
-    def blocks(self, kind: BlockFormat, rows: int, columns: int) -> Buffers:
-        """Random rows as blocks."""
-        key = (kind, rows, columns)
-        if key not in self._blocks:
-            self._blocks[key] = kind.quantize(self.floats(rows, columns, 0))
-        return self._blocks[key]
+    def blocks(self, kind: BlockFormat, rows: int, columns: int, turn: int) -> Buffers:
+        """Random rows as blocks; another `turn` gives others."""
+        key = (kind, columns)
+        with self._lock:  # slabs are made on several threads, and all begin alike
+            if key not in self._blocks:
+                self._blocks[key] = kind.quantize(self.floats(_BANK_ROWS, columns, 0))
+        chosen = (np.arange(rows) + turn * _STRIDE) % _BANK_ROWS
+        return tuple(part[chosen] for part in self._blocks[key])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Random:
-    """Random rows of the dims a model's tensors have; gains are 1, biases 0."""
+    """Random rows of the dims a model's tensors have; gains are 1, biases 0.
+
+    `turn` is the tensor's own number.
+    """
 
     name: str
+    turn: int
     rows: int
     columns: int
     pool: _Pool
@@ -120,17 +142,18 @@ class _Random:
         if self.columns == 1:
             gain = float("norm" in self.name and self.name.endswith(".weight"))
             return np.full((len(rows), 1), gain, np.float32)
-        return self.pool.floats(len(rows), self.columns, rows.start + len(self.name))
+        return self.pool.floats(len(rows), self.columns, self.turn + rows.start)
 
     def blocks(self, kind: BlockFormat, rows: range) -> Buffers:
-        return self.pool.blocks(kind, len(rows), self.columns)
+        return self.pool.blocks(kind, len(rows), self.columns, self.turn + rows.start)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Weights:
-    """Stand-ins for a model's tensors."""
+    """Stand-ins for a model's tensors, and the order they have."""
 
     tensors: Mapping[str, TensorShape]
+    turns: Mapping[str, int]
     pool: _Pool
 
     def rows(self, *names: str, factor: float = 1.0) -> Rows:
@@ -139,6 +162,7 @@ class _Weights:
         columns = found[0].dims[0] if len(found[0].dims) > 1 else 1
         return _Random(
             name=names[0],
+            turn=self.turns[names[0]],
             rows=sum(tensor.elements for tensor in found) // columns,
             columns=columns,
             pool=self.pool,

@@ -62,6 +62,25 @@ class Rows(Protocol):
         """Some rows as blocks: what `kind.quantize` gives."""
 
 
+class Weights(Protocol):
+    """A model's tensors by their GGUF names."""
+
+    def rows(self, *names: str, factor: float = 1.0) -> Rows:
+        """The rows of tensors of one width, one after another, times a factor."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the model has such a tensor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """How matrices are stored: `blocks` says it of one by its name, None for floats."""
+
+    element: Element
+    blocks: Callable[[str], BlockFormat | None]
+    accuracy_level: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stacked:
     """The rows of several tensors of a checkpoint, one after another, times a factor."""

@@ -51,7 +51,7 @@ def _described(files: TokenizerFiles, model: SentencePieceModel) -> dict[str, ob
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": list(_added(files, model, vocabulary)),
+        "added_tokens": list(_added(files, model, vocabulary, leading=leading)),
         "normalizer": {
             "type": "Sequence",
             "normalizers": [prepended, spaces] if leading else [spaces],
@@ -87,7 +87,11 @@ def _merges(model: SentencePieceModel, vocabulary: dict[str, int]) -> list[list[
 
 
 def _added(
-    files: TokenizerFiles, model: SentencePieceModel, vocabulary: dict[str, int]
+    files: TokenizerFiles,
+    model: SentencePieceModel,
+    vocabulary: dict[str, int],
+    *,
+    leading: bool,
 ) -> Iterator[dict[str, object]]:
     special: dict[int, tuple[str, bool]] = {
         number: (piece.text, piece.kind != Kind.USER_DEFINED)
@@ -103,13 +107,16 @@ def _added(
         if stated is not None and isinstance(entry, dict) and str(digits).isdecimal():
             special[int(digits)] = (stated, bool(entry.get("special")))
     for number, (text, is_special) in sorted(special.items()):
+        # Runs of spaces are found where spaces have been replaced; but a normalizer that puts a
+        # space in front of a text would put one in front of the token as well.
+        found_replaced = _SPACE in text and not leading and not is_special
         yield {
             "id": number,
             "content": text,
             "single_word": False,
             "lstrip": False,
             "rstrip": False,
-            "normalized": False,
+            "normalized": found_replaced,
             "special": is_special,
         }
 

@@ -38,8 +38,12 @@ def whole_folder(
             folder.mkdir()
             try:
                 yield folder
-                for path in (*folder.iterdir(), folder):
+                for path in folder.iterdir():
                     _sync(path)
+                with contextlib.suppress(OSError):  # not every system syncs directories
+                    _sync(folder)
+                # Another run may have been faster; what it wrote is not ours to replace.
+                check_folder(out, 0, holds=holds, overwrite=overwrite)
                 _take_place(folder, out)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -61,6 +65,12 @@ def check_folder(out: Path, needed_bytes: int, *, holds: str, overwrite: bool) -
             cause="An ONNX model is a folder: the graph, its weights, the tokenizer.",
             way_out="Choose another name.",
         )
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UsageError(
+            f"{out} is where this command runs.",
+            cause="A model's folder is made, or replaced, as a whole.",
+            way_out=f"Name a folder in it, such as {out / 'model-onnx'}.",
+        )
     try:
         found = [path.name for path in out.iterdir()]
         nested = next((path.name for path in out.iterdir() if path.is_dir()), None)
@@ -69,8 +79,10 @@ def check_folder(out: Path, needed_bytes: int, *, holds: str, overwrite: bool) -
     if found and (holds not in found or nested is not None):
         raise UsageError(
             f"{out} is there already and holds something else.",
-            cause=f"There is no {holds} in it." if nested is None else f"In it is {nested}.",
-            way_out="Choose another name.",
+            cause=f"There is no {holds} in it."
+            if nested is None
+            else f"It holds the folder {nested}, which a model's does not.",
+            way_out="Choose another name, or one in that folder.",
         )
     if found and not overwrite:
         raise UsageError(

@@ -9,9 +9,11 @@ an operator computes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+
+from .protobuf import bytes_field, int_field, ints_field, text_field, varint
 
 IR_VERSION = 9
 OPSETS: Mapping[str, int] = {"": 21, "com.microsoft": 1}
@@ -45,6 +47,7 @@ class Node:
     outputs: tuple[str, ...]
     domain: str = ""
     attributes: tuple[tuple[str, Attribute], ...] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,34 +96,38 @@ def model_bytes(model: Model, data_name: str) -> bytes:
     """Returns the model file; `data_name` is the file beside it that holds the tensors' bytes."""
     graph = b"".join(
         (
-            *(_bytes(1, _node(node)) for node in model.nodes),
-            _text(2, model.name),
-            *(_bytes(5, _tensor(tensor, data_name)) for tensor in model.initializers),
-            *(_bytes(11, _value(value)) for value in model.inputs),
-            *(_bytes(12, _value(value)) for value in model.outputs),
+            *(bytes_field(1, node_bytes(node)) for node in model.nodes),
+            text_field(2, model.name),
+            *(bytes_field(5, tensor_bytes(tensor, data_name)) for tensor in model.initializers),
+            *(bytes_field(11, _value(value)) for value in model.inputs),
+            *(bytes_field(12, _value(value)) for value in model.outputs),
         )
     )
     return b"".join(
         (
-            _int(1, IR_VERSION),
-            _text(2, model.producer),
-            _text(3, model.producer_version),
-            _bytes(7, graph),
-            *(_bytes(8, _text(1, domain) + _int(2, v)) for domain, v in OPSETS.items()),
-            *(_bytes(14, _pair(key, value)) for key, value in model.metadata.items()),
+            int_field(1, IR_VERSION),
+            text_field(2, model.producer),
+            text_field(3, model.producer_version),
+            bytes_field(7, graph),
+            *(
+                bytes_field(8, text_field(1, domain) + int_field(2, v))
+                for domain, v in OPSETS.items()
+            ),
+            *(bytes_field(14, pair_bytes(key, value)) for key, value in model.metadata.items()),
         )
     )
 
 
-def _node(node: Node) -> bytes:
+def node_bytes(node: Node) -> bytes:
+    """An operator as a message."""
     return b"".join(
         (
-            *(_text(1, name) for name in node.inputs),
-            *(_text(2, name) for name in node.outputs),
-            _text(3, f"{node.outputs[0]}/{node.op}"),
-            _text(4, node.op),
-            *(_bytes(5, _attribute(name, value)) for name, value in node.attributes),
-            _text(7, node.domain) if node.domain else b"",
+            *(text_field(1, name) for name in node.inputs),
+            *(text_field(2, name) for name in node.outputs),
+            text_field(3, node.name or f"{node.outputs[0]}/{node.op}"),
+            text_field(4, node.op),
+            *(bytes_field(5, _attribute(name, value)) for name, value in node.attributes),
+            text_field(7, node.domain) if node.domain else b"",
         )
     )
 
@@ -128,59 +135,42 @@ def _node(node: Node) -> bytes:
 def _attribute(name: str, value: Attribute) -> bytes:
     """Tells by the value's type which field holds it, and says so in field 20 (its type)."""
     if isinstance(value, float):
-        return _text(1, name) + _varint(2 << 3 | 5) + struct.pack("<f", value) + _int(20, 1)
+        return (
+            text_field(1, name) + varint(2 << 3 | 5) + struct.pack("<f", value) + int_field(20, 1)
+        )
     if isinstance(value, int):
-        return _text(1, name) + _int(3, value) + _int(20, 2)
+        return text_field(1, name) + int_field(3, value) + int_field(20, 2)
     if isinstance(value, str):
-        return _text(1, name) + _text(4, value) + _int(20, 3)
-    return _text(1, name) + b"".join(_int(8, item) for item in value) + _int(20, 7)
+        return text_field(1, name) + text_field(4, value) + int_field(20, 3)
+    return text_field(1, name) + b"".join(int_field(8, item) for item in value) + int_field(20, 7)
 
 
-def _tensor(tensor: Initializer, data_name: str) -> bytes:
-    head = _ints(1, tensor.dims) + _int(2, tensor.element) + _text(8, tensor.name)
+def tensor_bytes(tensor: Initializer, data_name: str) -> bytes:
+    """A constant tensor as a message; its bytes may lie in the file `data_name`."""
+    head = ints_field(1, tensor.dims) + int_field(2, tensor.element) + text_field(8, tensor.name)
     if tensor.offset_bytes is None:
-        return head + _bytes(9, tensor.data)
+        return head + bytes_field(9, tensor.data)
     place = {
         "location": data_name,
         "offset": str(tensor.offset_bytes),
         "length": str(tensor.size_bytes),
     }
-    return head + b"".join(_bytes(13, _pair(k, v)) for k, v in place.items()) + _int(14, 1)
+    return (
+        head
+        + b"".join(bytes_field(13, pair_bytes(k, v)) for k, v in place.items())
+        + int_field(14, 1)
+    )
 
 
 def _value(value: Value) -> bytes:
     dims = b"".join(
-        _bytes(1, _text(2, size) if isinstance(size, str) else _int(1, size)) for size in value.dims
+        bytes_field(1, text_field(2, size) if isinstance(size, str) else int_field(1, size))
+        for size in value.dims
     )
-    tensor_type = _int(1, value.element) + _bytes(2, dims)
-    return _text(1, value.name) + _bytes(2, _bytes(1, tensor_type))
+    tensor_type = int_field(1, value.element) + bytes_field(2, dims)
+    return text_field(1, value.name) + bytes_field(2, bytes_field(1, tensor_type))
 
 
-def _pair(key: str, value: str) -> bytes:
-    return _text(1, key) + _text(2, value)
-
-
-def _text(number: int, text: str) -> bytes:
-    return _bytes(number, text.encode())
-
-
-def _bytes(number: int, data: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
-
-
-def _int(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(value)
-
-
-def _ints(number: int, values: Iterable[int]) -> bytes:
-    return _bytes(number, b"".join(_varint(value) for value in values))
-
-
-def _varint(value: int) -> bytes:
-    value &= 0xFFFF_FFFF_FFFF_FFFF  # negative numbers are written as their two's complement
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+def pair_bytes(key: str, value: str) -> bytes:
+    """A key and its text as a message."""
+    return text_field(1, key) + text_field(2, value)

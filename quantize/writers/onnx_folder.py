@@ -54,20 +54,20 @@ def write_folder(
     threads: int = 1,
     overwrite: bool = False,
     check: Check | None = None,
+    verify: Check | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Writes the folder `out`, whole or not at all; `files` are put beside the model as they are.
 
-    `check` is told the folder before it gets its name; an ArtifactError of its is taken for one of
-    the disk. Raises DiskError when it cannot be written, UsageError for what is there already,
-    whatever the slabs raise, and ValueError for slabs that do not fill their tensors.
+    `check` and then `verify` are told the folder before it gets its name; an ArtifactError of the
+    first is taken for one of the disk, what the second raises is passed on. Raises DiskError when
+    it cannot be written, UsageError for what is there already, whatever the slabs raise, and
+    ValueError for slabs that do not fill their tensors.
     """
     placed, size = placed_tensors(plan.weights)
     needed = size + sum(len(data) for data in files.values()) + 4 * 1024**2
     with whole_folder(out, needed, holds=MODEL_NAME, overwrite=overwrite) as folder:
-        with (folder / DATA_NAME).open("wb", buffering=0) as file:
-            file.truncate(size)
-            _write_data(file, plan.weights, {t.name: t for t in placed}, size, threads, progress)
+        write_data(folder / DATA_NAME, plan.weights, threads=threads, progress=progress)
         model = Model(
             name=plan.name,
             nodes=plan.nodes,
@@ -85,8 +85,29 @@ def write_folder(
                 check(folder)
             except ArtifactError as error:
                 raise unreliable(out, f"{error.fact} {error.cause}".strip()) from error
-    if progress is not None:
-        progress(1.0)
+        if progress is not None:
+            progress(1.0)
+        if verify is not None:
+            verify(folder)
+
+
+def write_data(
+    path: Path,
+    weights: Sequence[StoredWeights],
+    *,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> list[Initializer]:
+    """Writes a data file, and gives the tensors with their places in it.
+
+    Raises OSError, whatever the slabs raise, and ValueError for slabs that do not fill their
+    tensors.
+    """
+    placed, size = placed_tensors(weights)
+    with path.open("wb", buffering=0) as file:
+        file.truncate(size)
+        _write_data(file, weights, {t.name: t for t in placed}, size, threads, progress)
+    return placed
 
 
 def placed_tensors(weights: Sequence[StoredWeights]) -> tuple[list[Initializer], int]:
@@ -122,7 +143,7 @@ def _write_data(
 ) -> None:
     at: dict[str, int] = {}
     done, told = 0, 0.0
-    for group, buffers in _in_order(weights, threads):
+    for group, buffers in in_order(weights, threads):
         own = [tensor for tensor in group.tensors if tensor.alias_of is None]
         for tensor, buffer in zip(own, buffers, strict=True):
             start = at.get(tensor.name, 0)
@@ -142,7 +163,7 @@ def _write_data(
     os.fsync(file.fileno())
 
 
-def _in_order(
+def in_order(
     weights: Sequence[StoredWeights], threads: int
 ) -> Iterator[tuple[StoredWeights, Buffers]]:
     """Makes slabs on threads, a few ahead of the one that is taken."""

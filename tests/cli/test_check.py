@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 
-from edge_runtime.cli import catalogue_check, cells
+import quantize
+from edge_runtime.artifact import ModelShape
+from edge_runtime.cli import catalogue_check, cells, model_check
 from edge_runtime.cli.app import main
 from edge_runtime.measurement import Host
 
@@ -64,6 +66,7 @@ def pace(monkeypatch: pytest.MonkeyPatch, *, step_ms: float, **script: object) -
 
 
 PLAIN = ("--backend", "fake", "--budget", "4s", "-c", "512", "-p", "64")
+BRIEF = ("--backend", "fake", "--budget", "1s", "-c", "128", "-p", "64")
 FAST = (*PLAIN, "--level", "Q4_K_M")
 BOTH = (*PLAIN, "--level", "Q8_0,Q4_K_M")
 
@@ -196,12 +199,140 @@ def test_too_little_memory_is_the_stated_cause(
     assert "memory: needs" in out
 
 
+def test_levels_of_both_engines_stand_in_one_table(
+    edge: Edge, config: Path, tmp_path: Path
+) -> None:
+    code, out, _ = edge(
+        "check", config, *BRIEF, "-l", "onnx:int4,onnx:FP32", "-l", "q4_k_m", "--json"
+    )
+    report = json.loads(out)
+    assert code == 0
+    assert [row["level"] for row in report["rows"]] == ["onnx:int4", "onnx:fp32", "Q4_K_M"]
+    assert {row["model"] for row in report["rows"]} == {"my-model"}
+    assert {row["verdict"]["basis"] for row in report["rows"]} == {"SYNTHETIC"}
+    sizes = [row["weights_bytes"] for row in report["rows"]]
+    assert sizes[1] > 5 * sizes[0]
+    assert {m["artifact"]["format"] for m in report["measurements"]} == {"onnx", "gguf"}
+    assert {m["artifact"]["name"] for m in report["measurements"]} == {"my-model"}
+    assert list((tmp_path / "cache").rglob("*.onnx*")) == []
+    _, page, _ = edge("check", config, *BRIEF, "-l", "onnx:int4,Q4_K_M")
+    rows = [line.split() for line in page.splitlines() if "VIABLE" in line]
+    assert [row[2] for row in rows[:1]] == ["onnx:int4"]
+    assert [row[0] for row in rows[1:]] == ["Q4_K_M"]
+
+
+def test_a_level_gets_the_engine_of_its_format(edge: Edge, config: Path) -> None:
+    code, out, _ = edge(
+        "check", config, "-l", "onnx:int4,Q4_0", "--budget", "1s", "-c", "128", "-p", "64",
+        "-t", "1", "--json",
+    )  # fmt: skip
+    report = json.loads(out)
+    assert code in {0, 1, 3}, report["failures"]
+    engines = {m["artifact"]["format"]: m["engine"]["name"] for m in report["measurements"]}
+    assert engines == {"onnx": "onnxruntime", "gguf": "llama.cpp"}
+    asked = {m["artifact"]["format"]: m["requested"]["backend"] for m in report["measurements"]}
+    assert asked == {"onnx": "onnx", "gguf": "llama_cpp"}
+
+
+def test_a_model_too_large_is_extended_from_its_depth_at_onnx_levels_too(
+    edge: Edge, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_check, "DISK_LIMIT_BYTES", 1)
+    monkeypatch.setattr(model_check, "TRUNCATED_BYTES", 1_000_000)
+    _, out, _ = edge("check", config, *BRIEF, "-l", "onnx:int4", "--json")
+    report = json.loads(out)
+    assert {m["artifact"]["layers"] for m in report["measurements"]} == {1, 2}
+    assert {m["artifact"]["layers_of_model"] for m in report["measurements"]} == {4}
+    (row,) = report["rows"]
+    assert "of 4 layers and extended to all of them" in row["verdict"]["notes"][0]
+    # The whole model's memory, not that of the layers that ran.
+    assert row["verdict"]["memory"]["weights_bytes"] == row["weights_bytes"]
+
+
+def test_a_family_without_a_graph_gets_a_row_that_says_so(
+    edge: Edge, config: Path, tmp_path: Path
+) -> None:
+    phi = tmp_path / "phi"
+    phi.mkdir()
+    own = {**CONFIG, "model_type": "phi", "architectures": ["PhiForCausalLM"],
+           "num_key_value_heads": 4, "tie_word_embeddings": False, "layer_norm_eps": 1e-5,
+           "partial_rotary_factor": 0.5}  # fmt: skip
+    (phi / "config.json").write_text(json.dumps(own))
+    code, out, _ = edge("check", phi, config, *BRIEF, "-l", "onnx:int4,Q8_0", "--json")
+    report = json.loads(out)
+    assert code == 0
+    unable, *others = report["rows"]
+    assert (unable["model"], unable["level"]) == ("phi", "onnx:int4")
+    assert "not written as ONNX" in unable["verdict"]["cause"]
+    assert unable["weights_bytes"] > 0
+    assert [row["verdict"]["kind"] for row in others] == ["VIABLE"] * 3
+
+
+def test_onnx_folders_and_gguf_files_are_checked_as_they_are(
+    edge: Edge, config: Path, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    shape = ModelShape.from_config(CONFIG, name="mine")
+    folder = tmp_path / "mine-onnx"
+    quantize.synthesize(shape, "onnx:int8", folder)
+    code, out, _ = edge("check", folder, tiny_gguf, folder / "model.onnx", *BRIEF, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert [row["level"] for row in report["rows"]] == ["onnx:int8", "F16", "onnx:int8"]
+    assert [row["verdict"]["basis"] for row in report["rows"]] == [
+        "SYNTHETIC", "MEASURED", "SYNTHETIC",
+    ]  # fmt: skip
+    assert report["peak_disk_bytes"] == 0
+
+
+def test_an_engine_asked_for_by_name_runs_no_other_format(
+    edge: Edge, config: Path, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    code, out, _ = edge("check", config, "--backend", "onnx", "-l", "Q4_0", "--budget", "2s")
+    assert code == 4
+    assert "The engine onnx runs no GGUF models" in out
+    code, out, err = edge("check", tiny_gguf, "--backend", "onnx")
+    assert (code, out) == (2, "")
+    assert "The engine onnx runs no GGUF models" in err
+    code, _, err = edge("check", "--backend", "llama_cpp", "-l", "onnx:int4")
+    assert code == 2
+    assert "The engine llama_cpp runs no ONNX models" in err
+
+
+def test_the_catalogue_is_projected_by_each_engines_own_costs(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        catalogue_check,
+        "BENCH_SHAPES",
+        (("smollm2-135m", 1), ("qwen3-0.6b", 1), ("llama-3.2-1b", 1)),
+    )
+    pace(monkeypatch, step_ms=4)
+    levels = ("-l", "onnx:int4,Q4_0")
+    code, out, err = edge(
+        "check", "--backend", "fake", "--budget", "9s", "--json", "-c", "2048", *levels
+    )
+    report = json.loads(out)
+    assert code in {0, 1, 3}, err
+    assert [(fit["engine"], fit["what"]) for fit in report["fits"]] == [
+        ("fake", "decode"), ("fake", "prefill"), ("fake", "decode"), ("fake", "prefill"),
+    ]  # fmt: skip
+    names = [{name for name, _ in fit["rates"]} for fit in report["fits"]]
+    assert names[0] <= {"INT4", "INT8", "FP32"}
+    assert names[2] <= {"Q4_0", "Q4_1", "Q6_K", "Q8_0"}
+    rows = {(row["model"], row["level"]): row for row in report["rows"]}
+    assert ("llama-3.1-8b", "onnx:int4") in rows
+    assert ("llama-3.1-8b", "Q4_0") in rows
+    assert {row["verdict"]["basis"] for row in report["rows"]} == {"PROJECTED"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (["check", "qwen2.5-0.5b", "-l", "onnx:int5"], 2, "There is no ONNX level"),
+        (["check", "qwen2.5-0.5b", "-l", "int4"], 2, "Write onnx:int4."),
         (["check", "qwen2.5-1.5"], 2, "Did you mean qwen2.5-1.5b"),
         (["check", "/nowhere/model.gguf"], 2, "neither a file nor a catalogue name"),
-        (["check", "qwen2.5-0.5b", "-l", "Q9_X"], 4, "Q9_X"),
+        (["check", "qwen2.5-0.5b", "-l", "Q9_X"], 2, "Q9_X"),
         (["check", "-c", "100", "-p", "200"], 2, "does not fit a context"),
         (["check", "--budget", "soon"], 2, "is not a duration"),
         (["check", "--target", "warp"], 2, "warp"),

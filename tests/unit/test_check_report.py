@@ -10,7 +10,7 @@ from records import GIB, host, measurement, tg_run
 from rich.console import Console
 
 from edge_runtime.codec import from_jsonable, to_jsonable
-from edge_runtime.feasibility import CheckReport, Row, recommend, rows_of
+from edge_runtime.feasibility import CheckReport, FitSummary, Row, recommend, rows_of
 from edge_runtime.measurement import BandwidthReading, Basis, Unavailable
 from edge_runtime.report.check import render_check
 from edge_runtime.statistics import Interval
@@ -72,7 +72,7 @@ def many() -> tuple[Row, ...]:
         row
         for name in names
         for row in rows(*(evidence(name, level, 0.123 * i + 9.0) for i, level in enumerate(
-            ("Q8_0", "Q4_K_M", "Q4_0"))))
+            ("Q8_0", "onnx:int4", "Q4_0"))))
     )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_a_catalogue_fits_eighty_columns() -> None:
     assert "…" not in text
     table = [line for line in text.splitlines() if "NOT VIABLE" in line]
     assert len(table) == 12
-    assert all("Q" in line and "(" in line for line in table)
+    assert all(("Q" in line or "onnx:int4" in line) and "(" in line for line in table)
 
 
 def test_what_the_numbers_rest_on_is_always_said() -> None:
@@ -129,3 +129,22 @@ def test_a_row_that_could_not_be_measured_stays_with_its_reason() -> None:
 def test_the_document_reads_back(listed: tuple[Row, ...]) -> None:
     original = report(listed)
     assert from_jsonable(CheckReport, to_jsonable(original)) == original
+
+
+def test_an_onnx_row_says_that_packed_weights_count() -> None:
+    text = page(report(rows(evidence("a", "onnx:int4", 30), evidence("a", "Q4_0", 30))), 120)
+    assert "packing and compute 1 B" in text
+    assert ", compute 1 B" in text
+
+
+def test_a_fit_names_its_engine_where_there_are_two() -> None:
+    fits = tuple(
+        FitSummary(
+            what="decode", cells=6, relative_error=0.1, seconds_per_layer=1e-5,
+            attention_products_per_s=None, rates=((kind, 1e9),), engine=engine,
+        )
+        for engine, kind in (("onnx", "INT4"), ("llama_cpp", "Q4_0"))
+    )  # fmt: skip
+    text = page(dataclasses.replace(report(many()), fits=fits), 120)
+    assert "onnx decode fitted to 6 cells" in text
+    assert "llama_cpp decode fitted to 6 cells" in text

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import quantize
+from edge_runtime.artifact import ModelShape
 from edge_runtime.measurement import CellFailure, Measurement, read_record
 
 QUICK = {"step_ns": 1_000_000, "prefill_ns_per_token": 10_000}
@@ -175,3 +178,91 @@ def test_what_is_not_there_is_one_sentence_and_exit_4(
     assert word in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ONNX model with random weights."""
+    folder = tmp_path_factory.mktemp("onnx") / "small-onnx-int4"
+    quantize.synthesize(SMALL, "onnx:int4", folder)
+    return folder
+
+
+SMALL = ModelShape.from_config(
+    {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64,
+        "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 300, "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True,
+    },
+    name="small",
+)  # fmt: skip
+
+
+def test_models_of_both_formats_make_one_table(random_gguf: Path, onnx_folder: Path) -> None:
+    models = (str(random_gguf), str(onnx_folder), str(onnx_folder / "model.onnx"))
+    done = edge(*models, "-p", "0", "-n", "4", "-o", "text", *FAST)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if " tg4 " in line]
+    assert sum("engine" in line for line in done.stdout.splitlines()) == 1
+    assert ["F32" in row for row in rows] == [True, False, False]
+    assert ["int4" in row for row in rows] == [False, True, True]
+    assert "onnx:int4, tg4" in done.stderr
+
+
+@pytest.mark.engine
+def test_each_model_runs_with_the_engine_of_its_format(
+    random_gguf: Path, onnx_folder: Path
+) -> None:
+    done = edge(
+        str(random_gguf), str(onnx_folder), "-p", "0", "-n", "2", "-r", "1", "-t", "1",
+        "-ub", "64", "-c", "128", "-o", "csv",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [r["backend"] for r in rows] == ["llama_cpp", "onnx"]
+    assert [r["threads"] for r in rows] == ["1", "1"]
+    assert [r["micro_batch_tokens"] for r in rows] == ["64", "64"]
+    # llama.cpp rounds a context up, a graph has what was asked for.
+    assert [int(r["context_tokens"]) >= 128 for r in rows] == [True, True]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("-fa", "on"), "Flash attention cannot be turned on."),
+        (("-ctk", "bf16"), "The graph keeps it as f32."),
+        (("--no-mmap",), "The weights cannot be read without mapping them."),
+        (("-c", "4096"), "cannot have a context of 4096 tokens"),
+        (("--backend", "llama_cpp"), "The engine llama_cpp runs no ONNX models."),
+    ],
+)
+def test_what_an_engine_cannot_do_fails_its_cell_alone(
+    random_gguf: Path, onnx_folder: Path, option: tuple[str, ...], words: str
+) -> None:
+    done = edge(
+        str(onnx_folder), str(random_gguf), "-p", "0", "-n", "2", "-r", "1", "-t", "1", "--warmups",
+        "0", "-o", "csv", *option,
+    )  # fmt: skip
+    assert done.returncode == 4
+    failed, measured = csv.DictReader(io.StringIO(done.stdout))
+    assert failed["status"] == "failed"
+    assert words in failed["error"]
+    assert (measured["status"], measured["backend"]) == ("measured", "llama_cpp")
+
+
+def test_a_sweep_of_an_onnx_folder_is_resumed_until_its_weights_change(
+    onnx_folder: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "copy"
+    shutil.copytree(onnx_folder, model)
+    results = tmp_path / "results.jsonl"
+    base = (str(model), "-p", "8", "-n", "0", "-o", "jsonl", *FAST)
+    assert edge(*base, "--save", str(results)).returncode == 0
+    assert edge(*base, "--resume", str(results)).returncode == 0
+    assert len(results.read_text().splitlines()) == 1
+    # The same graph over other weights of the same size: another model.
+    quantize.synthesize(SMALL, "onnx:int4", model, seed=1)
+    assert edge(*base, "--resume", str(results)).returncode == 0
+    assert len(results.read_text().splitlines()) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,13 +21,14 @@ from onnx_decoders import (
     write_configs,
     write_decoder,
     write_folder,
+    write_synthetic,
 )
 
 import edge_runtime as edge
 from edge_runtime import backends
 from edge_runtime.artifact import Artifact
 from edge_runtime.backends import GREEDY, Sampling
-from edge_runtime.backends.onnx import binding, library, loading, providers
+from edge_runtime.backends.onnx import binding, buffers, library, loading, providers
 from edge_runtime.backends.onnx.session import OnnxSession
 from edge_runtime.backends.onnx.vocabulary import Vocabulary
 from edge_runtime.errors import (
@@ -153,7 +156,7 @@ def test_what_was_used_is_reported(tmp_path: Path) -> None:
         assert session.options.providers == ("CPUExecutionProvider",)
         assert session.options.gpu_layers == 0
         assert session.options.threads == session.options.threads_prefill
-        (placement,) = session.placement
+        (placement,) = session.engine.placement
         assert placement.provider == "CPUExecutionProvider"
         assert placement.nodes > 30
         assert placement.share == 1.0
@@ -180,7 +183,7 @@ def test_threads_spin_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> 
         ({"kv_type_k": "q8_0"}, "declares the type"),
         ({"flash_attention": "on"}, "operators decide"),
         ({"gpu_layers": 3}, "no accelerator"),
-        ({"providers": ("warp",)}, "no execution provider 'warp'"),
+        ({"providers": ("warp",)}, "There is no execution provider 'warp'"),
         ({"providers": ("mine=/nowhere/lib.so",)}, "no library"),
     ],
 )
@@ -269,7 +272,7 @@ def test_graphs_that_are_no_decoders_are_refused(tmp_path: Path) -> None:
         (vision, UnsupportedError, "no token ids"),
         (strange, UnsupportedError, "cannot be filled: encoder_out"),
         (bare, UnsupportedError, "no cache of keys and values"),
-        (marvel, EdgeError, "Marvel"),
+        (marvel, UnsupportedError, r"knows no operator com\.example:Marvel\."),
         (broken, FormatError, "cannot load"),
         (tmp_path / "nothing.onnx", ModelNotFoundError, "cannot load"),
     ):
@@ -294,6 +297,7 @@ def test_complaints_are_sentences() -> None:
     assert "model.cc" not in library.complaint(RuntimeError(said))
     memory = library.translated(RuntimeError("std::bad_alloc"), "It failed.")
     assert isinstance(memory, MemoryLimitError)
+    assert memory.cause == "There is not enough free memory."
 
 
 def write_pieces_tokenizer(folder: Path) -> None:
@@ -485,3 +489,216 @@ def test_the_files_format_decides_when_the_options_name_another_engine(tmp_path:
     with edge.load(path.parent, context_tokens=128, threads=1) as model:
         assert model.session.options.backend == "onnx"
         assert model.generate("Hello", max_tokens=4, sampling=ON)
+
+
+LONG = {
+    "model_type": "phi3",
+    "architectures": ["Phi3ForCausalLM"],
+    "original_max_position_embeddings": 64,
+    "rope_scaling": {
+        "type": "longrope",
+        "short_factor": [1.0 + i / 50 for i in range(8)],
+        "long_factor": [1.5 + i for i in range(8)],
+    },
+}
+"""A model that turns all positions otherwise once its context is longer than 64 tokens."""
+
+
+def _logits(session: OnnxSession, tokens: list[int], chunk: int = 512) -> Any:
+    session.reset()
+    for start in range(0, len(tokens), chunk):
+        session.prefill(tokens[start : start + chunk])
+    return np.array(session.logits())
+
+
+@pytest.mark.parametrize("level", ["fp32", "int4"])
+def test_logits_nobody_wants_are_not_computed(level: str, tmp_path: Path) -> None:
+    tokens = [i * 7 % 250 for i in range(200)]
+    with opened(write_synthetic(tmp_path / "ours", level=level), micro_batch_tokens=200) as session:
+        decoder = session.native.decoder
+        assert decoder is not None
+        assert decoder.shared
+        assert decoder.last_only
+        assert session.options.micro_batch_tokens == 200
+        session.prefill(tokens[:150])
+        after = np.array(session.logits())
+        session.reset()
+        rows = decoder.all_logits(tokens[:150])
+        assert rows.shape == (150, Layout().tokens)
+        assert np.allclose(rows[-1], after, atol=1e-4)
+        assert np.ptp(rows, axis=0).max() > 0.01
+        assert decoder.position == 150
+        more = decoder.all_logits(tokens[150:])
+        whole = _logits(session, tokens)
+        assert np.allclose(more[-1], whole, atol=1e-4)
+
+
+def test_the_logits_of_all_positions_where_a_graph_has_them(tmp_path: Path) -> None:
+    tokens = [i * 7 % 250 for i in range(20)]
+    found = {}
+    for kind in ("all", "asked"):
+        with opened(write_folder(tmp_path / kind, Layout(logits=kind))) as session:
+            assert session.native.decoder is not None
+            found[kind] = session.native.decoder.all_logits(tokens)
+            assert np.allclose(session.native.decoder.logits, found[kind][-1])
+    assert np.allclose(found["all"], found["asked"], atol=1e-5)
+    with opened(write_folder(tmp_path / "last", Layout(logits="last"))) as session:
+        assert session.native.decoder is not None
+        with pytest.raises(UnsupportedError, match="last position only"):
+            session.native.decoder.all_logits(tokens)
+
+
+def test_a_long_prompt_in_batches_is_turned_as_the_whole_is(tmp_path: Path) -> None:
+    path = write_synthetic(tmp_path / "long", **LONG)
+    tokens = [i * 7 % 250 for i in range(150)]
+    with opened(path) as whole, opened(path, micro_batch_tokens=32) as cut:
+        assert cut.options.micro_batch_tokens == 32
+        wanted = _logits(whole, tokens)
+        assert np.allclose(_logits(cut, tokens), wanted, atol=2e-5)
+        # By hand nobody can know how long it will be, and the beginning is turned as a short one.
+        assert not np.allclose(_logits(cut, tokens, chunk=50), wanted, atol=1e-4)
+
+
+def test_a_prefix_turned_otherwise_is_not_reused(tmp_path: Path) -> None:
+    path = write_synthetic(tmp_path / "long", **LONG)
+    tokens = [i * 7 % 250 for i in range(150)]
+    short, long, longer = tokens[:50], tokens[:100], tokens[:150]
+
+    def asked(session: OnnxSession, *prompts: list[int]) -> Any:
+        for prompt in prompts:
+            assert session.begin(prompt, None)
+        return np.array(session.logits())
+
+    with opened(path) as fresh, opened(path) as used:
+        for before, prompt in ((short, long), (long, longer), (longer, tokens[:60]), (short, long)):
+            fresh.reset()
+            assert np.allclose(asked(used, before, prompt), asked(fresh, prompt), atol=2e-5)
+        decoder = used.native.decoder
+        assert decoder is not None
+        assert decoder.reusable(50, 120) == 50
+        assert decoder.reusable(50, 60) == 0
+        assert used.position == 100
+
+
+def _change_node(kind: str, **changes: Any) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        node = next(node for node in model.graph.node if node.op_type == kind)
+        for name, value in changes.items():
+            if name == "input":
+                node.input[0] = value
+            else:
+                setattr(node, name, value)
+
+    return change
+
+
+def _newer_opset(model: Any) -> None:
+    model.opset_import[0].version = 99
+
+
+def _newer_ir(model: Any) -> None:
+    model.ir_version = 99
+
+
+def _without_kernel(model: Any) -> None:
+    from onnx import helper
+
+    nodes = (
+        helper.make_node("Cast", ["input_ids"], ["x16"], to=16),
+        helper.make_node("Erf", ["x16"], ["y16"]),
+        helper.make_node("Cast", ["y16"], ["y32"], to=1),
+    )
+    model.graph.node.extend(nodes)
+    model.graph.output.append(helper.make_tensor_value_info("y32", 1, ["batch", "sequence"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "says"),
+    [
+        (_change_node("MatMul", op_type="Hyper", domain="com.microsoft"), UnsupportedError,
+         "no operator Hyper"),
+        (_without_kernel, UnsupportedError, "kernel for Erf"),
+        (_newer_opset, UnsupportedError, "opset 99"),
+        (_newer_ir, UnsupportedError, "IR version 99"),
+        (_change_node("Add", input="input_ids"), FormatError, "not valid: Type Error"),
+        (_change_node("Add", input="nowhere"), FormatError, "not valid: Node input 'nowhere'"),
+    ],
+)  # fmt: skip
+def test_what_the_engine_refuses_is_said_in_a_sentence(
+    change: Callable[[Any], None], kind: type[EdgeError], says: str, tmp_path: Path
+) -> None:
+    import onnx
+
+    path = write_folder(tmp_path)
+    artifact = Artifact.open(path)
+    model = onnx.load(str(path))
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(kind, match=says) as caught:
+        backends.backend("onnx").open(artifact, SessionOptions(threads=1))
+    assert caught.value.way_out
+    assert str(path) not in str(caught.value)
+
+
+def test_weights_that_go_missing_after_all_was_checked(tmp_path: Path) -> None:
+    path = write_synthetic(tmp_path / "ours")
+    artifact = Artifact.open(path)
+    data = path.with_name("model.onnx.data")
+    whole = data.read_bytes()
+    data.write_bytes(whole[:4096])
+    with pytest.raises(FormatError, match="ends early, after 4096 bytes"):
+        backends.backend("onnx").open(artifact, SessionOptions(threads=1))
+    data.unlink()
+    with pytest.raises(ModelNotFoundError, match="weights is missing"):
+        backends.backend("onnx").open(artifact, SessionOptions(threads=1))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory so")
+def test_too_little_memory_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    path = write_synthetic(
+        tmp_path / "ours", hidden_size=512, intermediate_size=2048, max_position_embeddings=65536
+    )
+    script = f"""
+import resource, sys
+import numpy, tokenizers
+from pathlib import Path
+from edge_runtime import backends
+from edge_runtime.artifact import Artifact
+from edge_runtime.errors import MemoryLimitError
+from edge_runtime.measurement import SessionOptions
+artifact, onnx = Artifact.open(Path({str(path)!r})), backends.backend("onnx")
+options = SessionOptions(threads=1, context_tokens=65536)
+onnx.engine()
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+for spare in (8, 160):
+    resource.setrlimit(resource.RLIMIT_AS, (held + spare * 2**20, resource.RLIM_INFINITY))
+    try:
+        onnx.open(artifact, options)
+    except MemoryLimitError as error:
+        print(error.fact)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "ONNX Runtime cannot load model.onnx.",
+        "A context of 65536 tokens does not fit into memory.",
+    ]
+
+
+def test_binding_works_without_what_the_engines_wrapper_hides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine whose wrapper is built otherwise costs some time and nothing else."""
+    path = write_folder(tmp_path)
+    with opened(path) as session:
+        wanted = greedy(session, 12)
+
+    class Older:
+        class OrtDevice:
+            """Has no `make`."""
+
+    monkeypatch.setattr(buffers, "library", Older)
+    with opened(path) as session:
+        assert greedy(session, 12) == wanted

@@ -196,7 +196,7 @@ def test_a_folder_is_replaced_only_when_asked_and_only_a_models(tmp_path: Path) 
     assert (papers / "thesis.txt").read_text() == "years of work"
     (papers / "model.onnx").write_bytes(b"")
     (papers / "figures").mkdir()
-    with pytest.raises(UsageError, match="In it is figures"):
+    with pytest.raises(UsageError, match="the folder figures"):
         write_folder(papers, model, {}, overwrite=True)
     (tmp_path / "file").write_text("a file")
     with pytest.raises(UsageError, match="no folder"):

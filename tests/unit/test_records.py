@@ -14,6 +14,7 @@ from edge_runtime.errors import UsageError
 from edge_runtime.measurement import (
     CellFailure,
     Measurement,
+    Placement,
     SessionOptions,
     Unavailable,
     Workload,
@@ -162,6 +163,16 @@ def test_a_single_run_shows_no_made_up_precision() -> None:
 def test_a_truncated_model_says_how_many_layers_ran() -> None:
     record = replace(DECODE, artifact=replace(DECODE.artifact, layers_of_model=28, synthetic=True))
     assert "tiny Q4_K_M, 2 of 28 layers (synthetic)" in written("md", record)
+
+
+@pytest.mark.parametrize("form", ["text", "md", "csv"])
+def test_a_graph_on_two_providers_says_how_it_is_shared_out(form: str) -> None:
+    here = Placement(provider="CPUExecutionProvider", nodes=4, share=0.1)
+    there = Placement(provider="CoreMLExecutionProvider", nodes=36, share=0.9)
+    record = replace(DECODE, engine=replace(DECODE.engine, placement=(there, here)))
+    assert "CoreML 90 %, CPU 10 %" in written(form, record)
+    assert "CoreML" not in written(form, DECODE)
+    assert Measurement.from_json(record.to_json()) == record
 
 
 def test_missing_memory_is_a_reason_not_a_zero() -> None:

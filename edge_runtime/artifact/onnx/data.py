@@ -15,8 +15,13 @@ from typing import NoReturn
 
 from ...errors import ArtifactError, FormatError, ModelNotFoundError
 from ...units import format_bytes
+from ..gguf_values import opened
 
 _MAX_FILES = 4096
+_SAMPLES, _SAMPLE_BYTES = 64, 256
+_MOST_BYTES = 2**63
+_POINTER = b"version https://git-lfs"
+_MAX_POINTER_BYTES = 1024
 _NUMBER = re.compile(r"\d{1,18}")
 _AGAIN = "Download or convert the model again."
 
@@ -73,6 +78,12 @@ class DataFiles:
             )
         file = self._found[part - 1]
         if offset + length > file.size_bytes:
+            if _is_pointer(file):
+                raise FormatError(
+                    f"{file.path.name} is a Git LFS pointer, and no weights.",
+                    cause=f"{self._model.name} keeps its weights in that file.",
+                    way_out="Fetch the file itself: git lfs pull",
+                )
             raise FormatError(
                 f"{file.path.name} is truncated.",
                 cause=f"The tensor {tensor[:80]!r} ends at byte {offset + length}, the file at byte"
@@ -137,3 +148,42 @@ class DataFiles:
         raise FormatError(
             f"{self._model.name} is not a sound ONNX file.", cause=cause, way_out=_AGAIN
         )
+
+    def sample(self, file: DataFile) -> bytes:
+        """Some of a file's bytes, evenly spread: enough to tell one quantization from another.
+
+        A graph says nothing of how its weights were rounded, and sizes do not either. Raises what
+        `opened` raises.
+        """
+        step = max(1, file.size_bytes // _SAMPLES)
+        found = []
+        with opened(file.path) as data:
+            for start in range(0, file.size_bytes, step):
+                data.seek(start)
+                found.append(data.read(_SAMPLE_BYTES))
+        return b"".join(found)
+
+
+def _is_pointer(file: DataFile) -> bool:
+    """Whether a file stands for a larger one that was never fetched."""
+    if file.size_bytes > _MAX_POINTER_BYTES:
+        return False
+    try:
+        with file.path.open("rb") as data:
+            return data.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return False  # that it is too short is true all the same
+
+
+class DataNames(DataFiles):
+    """The same names before the files are there: each is checked, and none is looked for."""
+
+    def _file(self, location: str, tensor: str) -> DataFile:
+        self._check_inside(location, tensor)
+        return DataFile(
+            location=location, path=self._model.parent / location, size_bytes=_MOST_BYTES
+        )
+
+    def sample(self, file: DataFile) -> bytes:
+        """Nothing: the file need not be there."""
+        return b""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ...errors import ArtifactError, FormatError, ModelNotFoundError, UnsupportedError
@@ -20,17 +20,32 @@ GENAI_CONFIG_NAME = "genai_config.json"
 EXPORTS_FOLDER = "onnx"
 TOKENIZER_NAME = "tokenizer.json"
 
+_OTHER_PARTS = ("vision", "speech", "audio", "embedding", "encoder")
 _MAX_ENTRIES = 20_000
-_MAX_SIDE_BYTES = 64 * 1024**2
+MAX_SIDE_BYTES = 64 * 1024**2
 _MAX_TEMPLATE_BYTES = 4 * 1024**2
 # Older exports of a decoder: the merged one runs, the others are its halves.
-_MERGED = "decoder_model_merged"
-_HALVES = ("decoder_model", "decoder_with_past_model")
+MERGED = "decoder_model_merged"
+_FIRST, _LATER = "decoder_model", "decoder_with_past_model"
+_HALVES = (_FIRST, _LATER)
 
 
 def is_onnx(path: Path) -> bool:
     """Whether a file is an ONNX model by its name."""
     return path.suffix.lower() in (".onnx", ".ort")
+
+
+def is_superseded(stem: str, stems: Collection[str]) -> bool:
+    """Whether an export is a half of a decoder that another one in its folder stands for.
+
+    Both are what a merged one was made of. Of a pair alone the half that takes a past stands for
+    both: with an empty one it does what the other does.
+    """
+    if stem.startswith(MERGED) or not stem.startswith(_HALVES):
+        return False
+    if any(other.startswith(MERGED) for other in stems):
+        return True
+    return stem.startswith(_FIRST) and stem.replace(_FIRST, _LATER, 1) in stems
 
 
 def models_in(folder: Path) -> tuple[Path, ...]:
@@ -105,6 +120,15 @@ def genai_config(folder: Path) -> Mapping[str, object] | None:
     return config
 
 
+def genai_file_name(config: Path) -> str | None:
+    """The model file that a `genai_config.json` names; None where it names none."""
+    stated = genai_config(config.parent)
+    model = stated["model"] if stated is not None else None
+    decoder = model.get("decoder") if isinstance(model, Mapping) else None
+    name = decoder.get("filename") if isinstance(decoder, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
 def model_config(model: Path) -> Mapping[str, object] | None:
     """The parsed `config.json` that belongs to a model, None when there is none."""
     path = side_file(model, CONFIG_NAME)
@@ -148,6 +172,14 @@ def _named_by_genai(folder: Path, config: Mapping[str, object]) -> Path:
             f"{folder / GENAI_CONFIG_NAME} names no decoder.",
             cause="Only models that continue a text run here.",
         )
+    parts = [key for key in _OTHER_PARTS if isinstance(model, Mapping) and key in model]
+    if parts:
+        raise UnsupportedError(
+            f"{folder / GENAI_CONFIG_NAME} describes a model of several parts.",
+            cause=f"Beside the decoder there is: {', '.join(parts)}. Only models of text alone run"
+            " here.",
+            way_out="Run it with onnxruntime-genai.",
+        )
     name = decoder.get("filename")
     if not isinstance(name, str) or not name or Path(name).name != name or "\\" in name:
         if isinstance(decoder.get("pipeline"), list):
@@ -162,8 +194,9 @@ def _named_by_genai(folder: Path, config: Mapping[str, object]) -> Path:
         )
     path = folder / name
     if not path.is_file():
+        there = os.path.lexists(path)
         raise ModelNotFoundError(
-            f"{path} is missing.",
+            f"{path} is {'no regular file' if there else 'missing'}.",
             cause=f"{GENAI_CONFIG_NAME} names it.",
             way_out="Download the whole folder.",
         )
@@ -184,8 +217,7 @@ def _exports(folder: Path) -> tuple[Path, ...]:
     except OSError as error:
         raise ModelNotFoundError(f"{folder} cannot be read.", cause=f"{error.strerror}.") from error
     stems = {path.stem for path in found}
-    if any(stem.startswith(_MERGED) for stem in stems):
-        found = [p for p in found if p.stem.startswith(_MERGED) or not p.stem.startswith(_HALVES)]
+    found = [path for path in found if not is_superseded(path.stem, stems)]
     return tuple(sorted(found, key=lambda path: (path.stem != "model", path.name)))
 
 
@@ -195,7 +227,7 @@ def read_json(path: Path) -> Mapping[str, object]:
     Raises FormatError when it is none or too large, ArtifactError when it cannot be read.
     """
     try:
-        config = json.loads(_text(path, _MAX_SIDE_BYTES))
+        config = json.loads(_text(path, MAX_SIDE_BYTES))
     # A deeply nested text exhausts the parser's stack, which is one more way of being no JSON.
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is no JSON file.", cause=f"{error}.") from None

@@ -17,9 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
-from ...errors import FormatError, UnsupportedError
+from ...errors import UnsupportedError
 from ..gguf_values import opened
-from .data import DataFiles, Place
+from .data import DataFiles, DataNames, Place
+from .magic import START_BYTES, check_format
 from .ports import MAX_NAME_BYTES, ValueInfo, value_info
 from .protobuf import BYTES, VARINT, Field, Wire, signed
 from .types import ELEMENT_TYPES, ElementType
@@ -33,13 +34,6 @@ _MAX_ALL_NAMES_BYTES = 32 * 1024**2
 _MAX_VALUES = 20_000
 _MAX_PAIRS = 1000
 _MAX_GRAPH_DEPTH = 12
-_OTHER_FORMATS = (
-    (b"GGUF", "a GGUF file", "Give it a name that ends in .gguf."),
-    (b"version https://git-lfs", "a Git LFS pointer", "Fetch the model itself: git lfs pull"),
-    (b"<!DOCTYPE", "a web page", "Download the file itself, not the page about it."),
-    (b"<html", "a web page", "Download the file itself, not the page about it."),
-    (b"PK\x03\x04", "a zip archive", "Unpack it first."),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +76,8 @@ class Node:
 class OnnxGraph:
     """What one ONNX file says. Nodes and tensors of inner graphs are listed with the others.
 
-    `digest` is the SHA-256 of everything but the weights, with the sizes of all files.
+    `digest` is the SHA-256 of everything but the weights, with the sizes of all files and some of
+    the bytes of each data file.
     """
 
     path: Path
@@ -117,29 +112,31 @@ def read_graph(path: str | os.PathLike[str]) -> OnnxGraph:
     truncated, malformed or outside the folder, UnsupportedError for another format.
     """
     where = Path(path)
-    with opened(where) as file:
-        start = file.read(32)
-        _check_format(where, start)
-        wire = Wire(file, where, "ONNX")
-        reader = _Reader(wire, DataFiles(where))
+    data = DataFiles(where)
+    return _read(where, data)
+
+
+def read_data_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The files an ONNX model keeps its weights in, as it names them; they need not be there.
+
+    Raises what `read_graph` raises of the graph's own file, and for names outside its folder.
+    """
+    where = Path(path)
+    data = DataNames(where)
+    _read(where, data)
+    return tuple(file.location for file in data.files)
+
+
+def _read(path: Path, data: DataFiles) -> OnnxGraph:
+    with opened(path) as file:
+        check_format(path, file.read(START_BYTES))
+        wire = Wire(file, path, "ONNX")
+        reader = _Reader(wire, data)
         reader.model()
         digest = hashlib.sha256(wire.digest().encode())
-        for place in reader.data.files:
-            digest.update(f"{place.location}\0{place.size_bytes}\0".encode())
+        for place in data.files:
+            digest.update(f"{place.location}\0{place.size_bytes}\0".encode() + data.sample(place))
         return reader.graph(digest.hexdigest())
-
-
-def _check_format(path: Path, start: bytes) -> None:
-    if not start:
-        raise FormatError(f"{path.name} is empty.", way_out="Download or convert the file again.")
-    if start[4:8] == b"ORTM":
-        raise UnsupportedError(
-            f"{path.name} is in ONNX Runtime's own format, not ONNX.",
-            way_out="Give the .onnx file it was made of.",
-        )
-    for magic, what, way_out in _OTHER_FORMATS:
-        if start.startswith(magic):
-            raise UnsupportedError(f"{path.name} is {what}, not an ONNX file.", way_out=way_out)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ Field numbers are those of `onnx.proto`. It reads declarations, and knows no wei
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from .protobuf import BYTES, VARINT, Field, Wire, signed
@@ -12,6 +13,7 @@ from .types import ELEMENT_TYPES
 
 MAX_NAME_BYTES = 16_384
 _MAX_DIMS = 64
+_SIZE = re.compile(r"[1-9][0-9]{0,8}")
 _OTHER_KINDS = {4: "SEQUENCE", 5: "MAP", 8: "SPARSE", 9: "OPTIONAL"}
 
 Dim = int | str | None
@@ -66,5 +68,7 @@ def _dim(wire: Wire, message: Field) -> Dim:
             size = signed(f.value)
             found = size if size >= 0 else None
         elif f.number == 2 and f.wire == BYTES:
-            found = wire.text(f, MAX_NAME_BYTES, "the name of a dimension") or None
+            text = wire.text(f, MAX_NAME_BYTES, "the name of a dimension")
+            # Some exporters write a size as if it were a name.
+            found = int(text) if _SIZE.fullmatch(text) else text or None
     return found

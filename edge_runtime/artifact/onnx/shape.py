@@ -19,6 +19,7 @@ from ..config_values import ConfigValues
 from ..shape import ModelShape
 from .graph import OnnxGraph
 from .ports import ValueInfo
+from .refusals import EXPORT_AGAIN, refuse_foreign
 from .types import ELEMENT_TYPES
 from .weights import Weights
 
@@ -27,11 +28,12 @@ UNKNOWN_CONTEXT_TOKENS = 4096
 
 _BITS = {kind.name: kind.bits for kind in ELEMENT_TYPES.values()}
 _PAST = re.compile(r"(?:^|[._/])(?:past|cache|key_cache|value_cache|kv)", re.IGNORECASE)
-_ROLE = re.compile(r"(?:^|[._/])(?P<role>key|value|k|v)(?:$|[._/])", re.IGNORECASE)
+_ROLE = re.compile(r"(?:^|[._/])(?P<role>keys?|values?|k|v)(?:$|[._/])", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
-_SECOND_TEXTS = ("encoder_hidden_states", "encoder_outputs", "decoder_input_ids")
 _MOST = 2**31 - 1
-_EXPORT = "Export it with its cache: optimum's task text-generation-with-past, or edge convert."
+_WINDOWED = ("mistral", "mixtral", "starcoder2")
+_COUNTED_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet")
+"""Families whose first token has the position after that of padding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,14 +124,7 @@ def shape_of(
     Raises UnsupportedError for a graph that neither continues a text with a cache nor embeds one,
     FormatError for a config that contradicts the graph.
     """
-    inputs = {value.name for value in graph.inputs}
-    second = next((n for n in _SECOND_TEXTS if n in inputs), None)
-    if second is not None:
-        raise UnsupportedError(
-            f"{stated.model.name} is one half of a model that reads one text and writes another.",
-            cause=f"It takes {second}.",
-            way_out="Give a decoder, or a model for embeddings.",
-        )
+    refuse_foreign(graph)
     found = _Found(graph, weights, caches, stated)
     shape = _known(stated, name)
     if shape is None:
@@ -144,7 +139,7 @@ def shape_of(
             raise UnsupportedError(
                 f"{stated.model.name} keeps no cache of past tokens.",
                 cause="It would compute the whole text again for every token.",
-                way_out=_EXPORT,
+                way_out=EXPORT_AGAIN,
             )
         shape = dataclasses.replace(shape, embeds=True)
     if layers_of_model is not None and layers_of_model >= shape.layers:
@@ -181,7 +176,9 @@ class _Found:
         self._stated = stated
         self._config = ConfigValues(_text_part(stated.config))
         outputs = {value.name: value for value in graph.outputs}
-        self._logits = outputs.get(_logits_name(stated))
+        named = stated.decoder.section("outputs")
+        name = named.get("logits") if named is not None else None
+        self._logits = outputs.get(name if isinstance(name, str) else "logits")
         self._attention = [n for n in graph.nodes if n.op == "GroupQueryAttention"]
         self._multi_head = [n for n in graph.nodes if "num_heads" in n.ints]
         self.layers = len({cache.layer for cache in caches})
@@ -250,10 +247,24 @@ class _Found:
         windows = [node.ints.get("local_window_size", -1) for node in self._attention]
         windowed = tuple(window > 0 for window in windows)
         if not any(windowed):
-            return dataclasses.replace(shape, sliding_window=None, sliding_layers=())
+            # A graph that lost the window computes the same only as far as the window reaches.
+            reach = min(
+                shape.context_tokens, shape.sliding_window or self._stated_window() or _MOST
+            )
+            return dataclasses.replace(
+                shape, sliding_window=None, sliding_layers=(), context_tokens=reach
+            )
         return dataclasses.replace(
             shape, sliding_window=min(max(windows), _MOST), sliding_layers=windowed
         )
+
+    def _stated_window(self) -> int:
+        """The window a config states for all layers, which a GGUF file of the family drops."""
+        section = self._stated.decoder.section("sliding_window")
+        if section is not None:
+            return section.count("window_size", default=0, least=0, most=_MOST)
+        windowed = self._config.get("model_type") in _WINDOWED
+        return self._number("sliding_window", most=_MOST) if windowed else 0
 
     def generic(self, name: str) -> ModelShape:
         """A shape from sizes alone, of a family that is not known here."""
@@ -312,8 +323,11 @@ class _Found:
 
     def _context(self) -> int:
         keys = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+        stated = self._config.count(*keys, default=0, least=0, most=_MOST)
+        if self._config.get("model_type") in _COUNTED_FROM_PADDING:
+            stated -= self._config.count("pad_token_id", default=1, least=0, most=_MOST) + 1
         return (
-            self._config.count(*keys, default=0, least=0, most=_MOST)
+            max(stated, 0)
             or self._stated.genai_model.count("context_length", default=0, least=0, most=_MOST)
             or self._weights.angle_rows
             or self._weights.position_rows
@@ -344,12 +358,6 @@ def _text_part(config: Mapping[str, object] | None) -> Mapping[str, object]:
     """A config, with what it says of the text model on top where it has several parts."""
     text = (config or {}).get("text_config")
     return {**(config or {}), **(text if isinstance(text, Mapping) else {})}
-
-
-def _logits_name(stated: Stated) -> str:
-    named = stated.decoder.section("outputs")
-    name = named.get("logits") if named is not None else None
-    return name if isinstance(name, str) else "logits"
 
 
 def _genai_patterns(stated: Stated) -> tuple[tuple[re.Pattern[str], str], ...]:

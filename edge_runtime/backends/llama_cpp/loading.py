@@ -104,6 +104,12 @@ def _checked(lib: Any, artifact: Artifact, options: SessionOptions) -> SessionOp
             f"A V cache of type {options.kv_type_v} needs flash attention, which is off.",
             way_out="Leave flash attention on auto, or keep the V cache at f16.",
         )
+    if options.providers:
+        raise UsageError(
+            "llama.cpp has no execution providers.",
+            cause="They are ONNX Runtime's.",
+            way_out="Leave --provider out, or name an ONNX model.",
+        )
     gpu = bool(lib.llama_supports_gpu_offload())
     if options.gpu_layers and not gpu:
         raise UsageError(

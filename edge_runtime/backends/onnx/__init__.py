@@ -7,12 +7,15 @@ wants and gives is read from the session's own inputs and outputs.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...artifact import Artifact
+from ...latency import LatencyOptions
 from ...measurement import Engine, Gpu, SessionOptions
 
 if TYPE_CHECKING:
+    from .plain import PlainOnnxModel
     from .session import OnnxSession
 
 
@@ -33,6 +36,14 @@ class OnnxBackend:
         from .session import OnnxSession
 
         return OnnxSession(artifact, options)
+
+    def open_plain(
+        self, path: Path, options: LatencyOptions, *, trace: Path | None = None
+    ) -> PlainOnnxModel:
+        """Loads a graph of any kind, to be run as it is. Raises what `open` raises."""
+        from .plain import PlainOnnxModel
+
+        return PlainOnnxModel(path, options, trace=trace)
 
     def engine(self) -> Engine:
         """The engine's name, version and providers. Raises EngineMissingError."""

@@ -8,17 +8,21 @@ and trusts its caller with token ids and lengths.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 
-from ...errors import BackendError, MemoryLimitError
+from ...errors import BackendError, MemoryLimitError, UnsupportedError
+from ...units import format_bytes
+from .buffers import Constants, as_float, quick_binding
 from .library import library, translated
 from .signature import Signature
+from .trial import Trial
 
 LOGITS_BYTES = 64 << 20
-"""How large the logits of one batch of a prompt may become: most graphs compute them for every
-position, and only the last one's are wanted."""
+"""How large the logits of one batch of a prompt may become where a graph computes them for every
+position and cannot be told that only the last one's are wanted."""
 _LEAST_BATCH_TOKENS = 16
 _BOOL, _INT64, _BFLOAT16 = 9, 7, 16
 _LOGITS_TYPES = (1, 10, _BFLOAT16)
@@ -35,17 +39,46 @@ class Decoder:
     token of the vocabulary, valid until the next evaluation.
     """
 
-    def __init__(self, session: Any, signature: Signature, *, file: str, device: str) -> None:
+    def __init__(
+        self,
+        session: Any,
+        signature: Signature,
+        *,
+        file: str,
+        device: str,
+        turns_tokens: int | None = None,
+        window_tokens: int | None = None,
+        rounds_together: bool = False,
+    ) -> None:
+        """Tries the graph out.
+
+        `turns_tokens` is the length beyond which all positions of a context are turned otherwise
+        (long RoPE); None when there is no such length. `window_tokens` is how far attention sees in
+        layers that see no farther, None when all see everything: some graphs take no cache that is
+        shorter. `rounds_together` says that tokens evaluated together change each other's last bits
+        (dynamic quantization). Raises BackendError, UnsupportedError for a cache that cannot be
+        gone on from.
+        """
         self._session = session
         self._signature = signature
         self._file = file
         self._device = device
+        self._turns_tokens = turns_tokens if signature.whole and turns_tokens else sys.maxsize
+        self._long_from = sys.maxsize
+        self._least_room = 0
+        self._alone_first = self._alone_later = False
         self.position = 0
         self._integer = _NUMPY[signature.integer_type]
-        self._constants = _Constants(self._integer)
-        self._probe()
+        self._constants = Constants(self._integer, _PROBE_ROOM)
+        self._probe(window_tokens or 0)
+        if not self.shared:
+            trial = Trial(session, signature, device=device, bound=self._bound, tensor=self._tensor)
+            trial.go_on(file)
+            old = bool(signature.branch) or "with_past_model" in file
+            self._alone_later = old or (not rounds_together and trial.sees_ahead())
+            self._alone_first = self._alone_later and not signature.branch
 
-    def _probe(self) -> None:
+    def _probe(self, window: int) -> None:
         """Evaluates three tokens to learn what the graph does not declare.
 
         First at once from an empty cache: the number of logits, and whether all positions have
@@ -55,13 +88,13 @@ class Decoder:
         """
         ids = np.arange(_PROBE_TOKENS, dtype=self._integer)[None]
         mask = np.ones((1, _PROBE_ROOM), self._integer)
-        io = self._bound(ids, mask, 0)
-        for part in self._signature.caches:
-            io.bind_ortvalue_input(part.past, self._tensor(part.shape(0), part.element_type))
-            io.bind_output(part.present, self._device)
-        io.bind_output(self._signature.logits, "cpu")
-        self._run(io)
-        found = io.get_outputs()[-1]
+        try:
+            found = self._first_logits(ids, mask, 0)
+        except BackendError:
+            if not window:
+                raise
+            found = self._first_logits(ids, mask, window)
+            self._least_room = window
         shape = found.shape()
         self._logits_type = int(found.element_type())
         if len(shape) != 3 or shape[-1] < 1 or self._logits_type not in _LOGITS_TYPES:
@@ -74,14 +107,29 @@ class Decoder:
         self._logits = np.zeros((1, 1, self.vocabulary_tokens), _NUMPY[self._logits_type])
         self._row = self._logits[0, 0]
         # There is no numpy for bfloat16: whether the engine accepts the buffer has to do.
-        wanted = None if self._logits_type == _BFLOAT16 else _as_float(found.numpy())[0, -1]
+        wanted = None if self._logits_type == _BFLOAT16 else as_float(found.numpy())[0, -1]
         self.shared = self._accepts_shared(ids, mask, wanted)
+
+    def _first_logits(self, ids: Any, mask: Any, room: int) -> Any:
+        """The logits of tokens before which there are none, in caches with that much room."""
+        io = self._bound(ids, mask, 0)
+        for part in self._signature.caches:
+            value = self._tensor(part.shape(room), part.element_type)
+            io.bind_ortvalue_input(part.past, value)
+            if room:
+                io.bind_ortvalue_output(part.present, value)
+            else:
+                io.bind_output(part.present, self._device)
+        io.bind_output(self._signature.logits, "cpu")
+        self._run(io)
+        return io.get_outputs()[-1]
 
     def _accepts_shared(self, ids: Any, mask: Any, wanted: Any) -> bool:
         parts = self._signature.caches
         if any(part.length_axis != 2 for part in parts):
             return False
-        cache = [self._tensor(part.shape(_PROBE_ROOM), part.element_type) for part in parts]
+        room = max(_PROBE_ROOM, self._least_room)
+        cache = [self._tensor(part.shape(room), part.element_type) for part in parts]
         held = 0
         for count in (_PROBE_TOKENS - 1, 1):
             rows = 1 if self.last_only else count
@@ -99,7 +147,7 @@ class Decoder:
             held += count
         # Kernels take another road for one row, and round otherwise there.
         return wanted is None or bool(
-            np.allclose(_as_float(out)[0, -1], wanted, rtol=5e-2, atol=5e-2)
+            np.allclose(as_float(out)[0, -1], wanted, rtol=5e-2, atol=5e-2)
         )
 
     def allocate(self, context_tokens: int, batch_tokens: int) -> None:
@@ -117,23 +165,25 @@ class Decoder:
             self._one = np.zeros((1, 1), self._integer)
             self._mask_address = self._mask.ctypes.data
             self._places_address = self._places.ctypes.data
-            tokens = context_tokens if self.shared else 0
+            tokens = max(context_tokens, self._least_room) if self.shared else 0
             self._empty = [self._tensor(p.shape(tokens), p.element_type) for p in signature.caches]
         except (MemoryError, RuntimeError) as error:
             raise MemoryLimitError(
                 f"A context of {context_tokens} tokens does not fit into memory.",
-                cause=f"Its cache takes {self.cache_bytes} bytes.",
+                cause=f"Its cache takes {format_bytes(self.cache_bytes)}.",
                 way_out="Ask for a shorter context.",
             ) from error
         self._cache = self._empty
         self._step_io = self._bound(self._one, self._mask[:, :1], 0)
+        self._bind_quickly = quick_binding(self._step_io, signature.integer_type)
         self._bind_cache(self._step_io)
         self._bind_logits(self._step_io, self._logits)
 
     @property
     def cache_bytes(self) -> int:
         """What the cache takes when the context is full."""
-        return sum(part.size_bytes(self.context_tokens) for part in self._signature.caches)
+        tokens = max(self.context_tokens, self._least_room)
+        return sum(part.size_bytes(tokens) for part in self._signature.caches)
 
     @property
     def input_bytes(self) -> int:
@@ -148,14 +198,14 @@ class Decoder:
     @property
     def logits(self) -> Any:
         """The latest logits, float32; a view where the graph gives float32."""
-        return self._row if self._row.dtype == np.float32 else _as_float(self._row)
+        return self._row if self._row.dtype == np.float32 else as_float(self._row)
 
     def step(self, token: int) -> None:
         """Evaluates one token after those held."""
         io = self._step_io
         held = self.position
         self._one[0, 0] = token
-        self._rebind(io, held, 1)
+        self._rebind(held)
         if self.shared:
             self._run(io)
         else:
@@ -166,30 +216,83 @@ class Decoder:
 
     def evaluate(self, tokens: list[int], run_options: Any = None) -> None:
         """Evaluates tokens after those held in batches; `position` moves with each that is done."""
-        for start in range(0, len(tokens), self.batch_tokens):
-            self._batch(tokens[start : start + self.batch_tokens], run_options)
+        self._constants.whole[()] = self.position + len(tokens)
+        try:
+            start = 0
+            while start < len(tokens):
+                count = self._at_once()
+                self._batch(tokens[start : start + count], run_options)
+                start += count
+        finally:
+            self._constants.whole[()] = 0
 
-    def _batch(self, tokens: list[int], run_options: Any) -> None:
+    def _at_once(self) -> int:
+        """How many tokens may be evaluated together after those held."""
+        alone = self._alone_later if self.position else self._alone_first
+        return 1 if alone else self.batch_tokens
+
+    def all_logits(self, tokens: list[int]) -> Any:
+        """Evaluates tokens after those held, all at once, and gives the logits after each of them.
+
+        They are float32 (tokens, vocabulary). Raises UnsupportedError when the graph gives those of
+        the last position alone.
+        """
+        if self.last_only and not self._signature.keep:
+            raise UnsupportedError(
+                f"{self._file} gives logits of the last position only.",
+                cause="It was exported so.",
+                way_out="Convert the model again, with the logits of all positions.",
+            )
+        rows = np.empty((1, len(tokens), self.vocabulary_tokens), self._logits.dtype)
+        count = len(tokens) if self._at_once() > 1 else 1
+        for start in range(0, len(tokens), count):
+            self._batch(tokens[start : start + count], None, rows[:, start : start + count])
+        return as_float(rows[0])
+
+    def _batch(self, tokens: list[int], run_options: Any, rows: Any = None) -> None:
+        """Evaluates tokens at once, into `rows` the logits of all where that is given."""
+        count, held = len(tokens), self.position
+        if max(held + count, int(self._constants.whole)) > self._turns_tokens:
+            self._long_from = min(self._long_from, held)
         ids = np.array([tokens], self._integer)
-        held = self.position
-        io = self._bound(ids, self._mask[:, : held + len(tokens)], held)
-        self._bind_cache(io)
-        if self.last_only or len(tokens) == 1:
-            self._bind_logits(io, self._logits)
-            self._run(io, run_options)
+        if rows is None:
+            many = not self.last_only and count > 1
+            shape = (1, count, self.vocabulary_tokens)
+            out = np.empty(shape, self._logits.dtype) if many else self._logits
         else:
-            rows = np.empty((1, len(tokens), self.vocabulary_tokens), self._logits.dtype)
-            self._bind_logits(io, rows)
+            out = rows
+        self._constants.keep[()] = out.shape[1]
+        io = self._bound(ids, self._mask[:, : held + count], held)
+        self._bind_cache(io)
+        self._bind_logits(io, out)
+        try:
             self._run(io, run_options)
-            self._row[:] = rows[0, -1]
+        finally:
+            self._constants.keep[()] = 1
+        if out is not self._logits:
+            self._row[:] = out[0, -1]
         if not self.shared:
             self._take_cache(io)
-        self.position = held + len(tokens)
+        self.position = held + count
+
+    def reusable(self, shared: int, whole: int) -> int:
+        """How many of the first `shared` tokens held are as in a context of `whole` tokens.
+
+        All of them, unless this graph turns positions by the length of the whole and would have
+        turned those held otherwise.
+        """
+        if whole > self._turns_tokens:
+            return shared if self._long_from == 0 else 0
+        return min(shared, self._long_from)
 
     def cut(self, keep: int) -> int:
         """Forgets everything from position `keep` on and gives what is left: `keep` or 0."""
+        if keep <= self._long_from:
+            self._long_from = sys.maxsize
         if keep == self.position:
             return keep
+        if not self.shared and keep and not self._is_whole():
+            keep = 0
         if not self.shared and keep:
             try:
                 self._cache = [
@@ -202,6 +305,11 @@ class Decoder:
             self._cache = self._empty
         self.position = keep
         return keep
+
+    def _is_whole(self) -> bool:
+        """Whether a cache that grows holds every token; some forget what a window left behind."""
+        held = zip(self._signature.caches, self._cache, strict=True)
+        return all(value.shape()[part.length_axis] == self.position for part, value in held)
 
     def hidden(self, tokens: list[int]) -> Any:
         """The last layer's states of these tokens from an empty context, float32 (tokens, width).
@@ -218,7 +326,7 @@ class Decoder:
 
     def free(self) -> None:
         """Lets go of the session and all memory."""
-        for name in ("_session", "_step_io", "_cache", "_empty"):
+        for name in ("_session", "_step_io", "_bind_quickly", "_cache", "_empty"):
             setattr(self, name, None)
 
     def _run(self, io: Any, run_options: Any = None) -> None:
@@ -248,9 +356,10 @@ class Decoder:
         if names.cache_positions:
             io.bind_input(names.cache_positions, "cpu", 0, kind, [count], pointer)
         if names.keep:
-            one = constants.one
-            shape = self._keep_shape(names.keep)
-            io.bind_input(names.keep, "cpu", 0, _INT64, shape, one.ctypes.data)
+            dims = list(names.keep_dims)
+            io.bind_input(names.keep, "cpu", 0, _INT64, dims, constants.keep.ctypes.data)
+        if names.whole:
+            io.bind_input(names.whole, "cpu", 0, _INT64, [], constants.whole.ctypes.data)
         if names.branch:
             flag = constants.later if held else constants.first
             io.bind_input(names.branch, "cpu", 0, _BOOL, [1], flag.ctypes.data)
@@ -259,24 +368,20 @@ class Decoder:
             io.bind_cpu_input(names.token_types, zeros)
         return io
 
-    def _keep_shape(self, name: str) -> list[int]:
-        item = next(item for item in self._session.get_inputs() if item.name == name)
-        return [1 for _ in item.shape]
-
-    def _rebind(self, io: Any, held: int, count: int) -> None:
-        """Brings a binding for `count` tokens to another position."""
-        names, kind = self._signature, self._signature.integer_type
+    def _rebind(self, held: int) -> None:
+        """Brings the binding for one token to another position."""
+        names, bind = self._signature, self._bind_quickly
         if names.mask:
-            io.bind_input(names.mask, "cpu", 0, kind, [1, held + count], self._mask_address)
+            bind(names.mask, (1, held + 1), self._mask_address)
         if names.positions or names.cache_positions:
             pointer = self._places_address + held * self._places.itemsize
             if names.positions:
-                io.bind_input(names.positions, "cpu", 0, kind, [1, count], pointer)
+                bind(names.positions, (1, 1), pointer)
             if names.cache_positions:
-                io.bind_input(names.cache_positions, "cpu", 0, kind, [count], pointer)
+                bind(names.cache_positions, (1,), pointer)
         if names.branch:
             flag = self._constants.later if held else self._constants.first
-            io.bind_input(names.branch, "cpu", 0, _BOOL, [1], flag.ctypes.data)
+            self._step_io.bind_input(names.branch, "cpu", 0, _BOOL, [1], flag.ctypes.data)
 
     def _bind_logits(self, io: Any, memory: Any) -> None:
         io.bind_output(
@@ -300,22 +405,3 @@ class Decoder:
     def _shortened(self, value: Any, axis: int, keep: int) -> Any:
         kept = np.ascontiguousarray(np.take(value.numpy(), range(keep), axis=axis))
         return library().OrtValue.ortvalue_from_numpy(kept, self._device, 0)
-
-
-class _Constants:
-    """Small inputs that never change; a binding keeps no reference of its own."""
-
-    def __init__(self, integer: Any) -> None:
-        self.one = np.ones(1, np.int64)
-        self.first = np.zeros(1, np.bool_)
-        self.later = np.ones(1, np.bool_)
-        self.places = np.arange(_PROBE_ROOM, dtype=integer)[None]
-
-
-def _as_float(values: Any) -> Any:
-    """Logits as float32, whatever 16-bit type the graph gives; float32 as it is."""
-    if values.dtype == np.float32:
-        return values
-    if values.dtype == np.uint16:  # bfloat16 is the upper half of a float32
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32)

@@ -15,6 +15,9 @@ from . import configs
 from .library import translated
 from .signature import Signature
 
+_CACHE_TYPES = {1: np.float32, 2: np.uint8, 3: np.int8, 10: np.float16, 16: np.uint16}
+"""numpy's types by ONNX's numbers; there is none for bfloat16, whose zeros are the same."""
+
 
 def pooled(model: Path, states: Any) -> Any:
     """One vector, float32, of the states of a text's tokens (tokens, width)."""
@@ -40,6 +43,10 @@ def encode(session: Any, signature: Signature, model: Path, tokens: list[int]) -
         feeds[signature.token_types] = np.zeros_like(ids)
     if signature.positions:
         feeds[signature.positions] = np.arange(len(tokens), dtype=kind)[None]
+    for part in signature.caches:  # a decoder without its output matrix
+        feeds[part.past] = np.zeros(part.shape(0), _CACHE_TYPES[part.element_type])
+    if signature.branch:
+        feeds[signature.branch] = np.zeros(1, np.bool_)
     # What sentence-transformers exports as pooled is; a BERT's own pooler was made to classify.
     ready = signature.pooled if signature.pooled == "sentence_embedding" else ""
     wanted = ready or signature.hidden or signature.pooled

@@ -8,12 +8,13 @@ other engine.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from ...artifact import Artifact
 from ...errors import MemoryLimitError, UnsupportedError, UsageError
-from ...measurement import Buffer, KvType, SessionOptions
+from ...measurement import Buffer, KvType, Placement, SessionOptions
 from ...units import format_bytes
 from ..threads import MAX_THREADS, default_threads
 from . import configs, providers
@@ -44,7 +45,7 @@ class Native:
     vocabulary_tokens: int
     options: SessionOptions
     buffers: tuple[Buffer, ...]
-    placed: tuple[providers.Placement, ...]
+    placed: tuple[Placement, ...]
 
     @property
     def is_open(self) -> bool:
@@ -75,6 +76,12 @@ def open_native(artifact: Artifact, options: SessionOptions) -> Native:
         names=configs.roles(artifact.path),
         kv_dims=(shape.kv_heads, shape.head_dim),
     )
+    if signature.logits and shape.encoder and not signature.hidden:
+        raise UnsupportedError(
+            f"{file} fills gaps in texts: it continues none and makes no embeddings.",
+            cause="It is an encoder with an output matrix, and gives no hidden states.",
+            way_out="Use the export of the model without its head (task feature-extraction).",
+        )
     if signature.logits and not signature.generates and not signature.hidden:
         raise UnsupportedError(
             f"{file} keeps no cache of keys and values.",
@@ -82,17 +89,27 @@ def open_native(artifact: Artifact, options: SessionOptions) -> Native:
             way_out="Use an export with past and present (decoder with past, or genai's builder).",
         )
     placed = providers.placements(session)
+    providers.require_used(options, session, placed, file)
     vocabulary = Vocabulary(artifact.path, empty=artifact.tokenizer_model in _NO_TOKENIZER)
     decoder = None
     if signature.generates:
         cache_bytes = sum(p.size_bytes(cast(int, options.context_tokens)) for p in signature.caches)
         _check_memory(f"A context of {options.context_tokens} tokens takes", cache_bytes)
-        decoder = Decoder(session, signature, file=file, device=providers.memory_device(placed))
+        decoder = Decoder(
+            session,
+            signature,
+            file=file,
+            device=providers.memory_device(placed),
+            turns_tokens=shape.original_context_tokens,
+            window_tokens=shape.sliding_window,
+            rounds_together=_quantizes_dynamically(artifact),
+        )
         decoder.allocate(
             cast(int, options.context_tokens),
             min(options.micro_batch_tokens, options.batch_tokens),
         )
     in_force = _in_force(options, artifact, signature, decoder, placed)
+    _require_cache(options, in_force)
     return Native(
         session=session,
         signature=signature,
@@ -124,6 +141,12 @@ def _checked(artifact: Artifact, options: SessionOptions) -> SessionOptions:
         raise UsageError(
             f"Flash attention cannot be turned {options.flash_attention}.",
             cause="An ONNX graph's operators decide how attention is computed.",
+            way_out="Leave the option out.",
+        )
+    if not options.memory_map:
+        raise UsageError(
+            "The weights cannot be read without mapping them.",
+            cause="ONNX Runtime decides itself how it reads a model's files.",
             way_out="Leave the option out.",
         )
     own = artifact.shape.context_tokens
@@ -193,6 +216,13 @@ def _session(artifact: Artifact, options: SessionOptions) -> Any:
         raise translated(error, f"ONNX Runtime cannot load {artifact.path.name}.") from error
 
 
+def _quantizes_dynamically(artifact: Artifact) -> bool:
+    """Whether activations are quantized with one scale for all tokens of a batch."""
+    operators = artifact.metadata.get("operators")
+    counted = operators if isinstance(operators, Mapping) else {}
+    return any(name in counted for name in ("DynamicQuantizeLinear", "DynamicQuantizeMatMul"))
+
+
 def _vocabulary_tokens(artifact: Artifact, vocabulary: Vocabulary, decoder: Decoder | None) -> int:
     if decoder is not None:
         return decoder.vocabulary_tokens
@@ -204,7 +234,7 @@ def _in_force(
     artifact: Artifact,
     signature: Signature,
     decoder: Decoder | None,
-    placed: tuple[providers.Placement, ...],
+    placed: tuple[Placement, ...],
 ) -> SessionOptions:
     kinds = [cast(KvType, part.kv_type) for part in signature.caches] or ["f32", "f32"]
     return replace(
@@ -218,8 +248,22 @@ def _in_force(
     )
 
 
+def _require_cache(asked: SessionOptions, in_force: SessionOptions) -> None:
+    """Refuses a type of the cache that the graph does not have; f16, the default, asks nothing."""
+    for name, wanted, found in (
+        ("K", asked.kv_type_k, in_force.kv_type_k),
+        ("V", asked.kv_type_v, in_force.kv_type_v),
+    ):
+        if wanted not in ("f16", found):
+            raise UsageError(
+                f"The {name} cache cannot be {wanted}.",
+                cause=f"The graph keeps it as {found}.",
+                way_out="Leave the option out.",
+            )
+
+
 def _buffers(
-    artifact: Artifact, decoder: Decoder | None, placed: tuple[providers.Placement, ...]
+    artifact: Artifact, decoder: Decoder | None, placed: tuple[Placement, ...]
 ) -> tuple[Buffer, ...]:
     """What is known of memory: the weights' files, our own cache, inputs and outputs.
 

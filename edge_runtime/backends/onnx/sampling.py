@@ -1,12 +1,14 @@
 """Choosing a token from logits, in numpy, without a Python loop over the vocabulary.
 
 The filters come in the order `Sampling` states. Only tokens that can pass them are ever sorted: a
-bound found in one pass leaves a few hundred of a vocabulary of any size. It knows no engine and
-refuses grammars.
+bound found in one pass leaves a few hundred of a vocabulary of any size. After an evaluation all
+caches hold weights, and what costs is each other piece of code that is called: the few tokens that
+are left are weighed in plain Python. It knows no engine and refuses grammars.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from .session import OnnxSession
 
 _GROUP = 64
+_DRAWS = 64
+_LIKELY = 1e-3
+"""Tokens with less of the best one's probability than this seldom matter."""
+_SORTED = 2048
+"""More candidates than these are not sorted but cut down first."""
 
 
 def largest(logits: Any, count: int) -> Any:
@@ -31,13 +38,29 @@ def largest(logits: Any, count: int) -> Any:
     those few are sorted.
     """
     groups = len(logits) // _GROUP
-    if count >= groups:
-        return np.argsort(-logits, kind="stable")[:count]
-    # Groups of every `groups`-th token: maxima over long rows are one pass of vector instructions.
-    maxima = np.maximum.reduce(logits[: groups * _GROUP].reshape(_GROUP, groups))
-    maxima.partition(groups - count)
-    candidates = (logits >= maxima[groups - count]).nonzero()[0]
+    if count < groups:
+        # Groups of every `groups`-th token: maxima over long rows are one pass of vector code.
+        maxima = np.maximum.reduce(logits[: groups * _GROUP].reshape(_GROUP, groups))
+        maxima.partition(groups - count)
+        least = maxima[groups - count]
+    else:
+        least = np.partition(logits, max(len(logits) - count, 0))[max(len(logits) - count, 0)]
+    candidates = (logits >= least).nonzero()[0]
     return candidates[(-logits[candidates]).argsort(kind="stable")[:count]]
+
+
+def _place(weights: Any, at: float) -> tuple[int, float]:
+    """The index at this share of the weights' sum, and how far into that one's own weight it lies.
+
+    Both shares are in [0, 1). An index without weight is never given.
+    """
+    sums = weights.cumsum(dtype=np.float64)
+    goal = at * sums[-1]
+    # Rounding may lead to the sum itself; the first index that reaches it is the last with weight.
+    index = int(min(sums.searchsorted(goal, side="right"), sums.searchsorted(sums[-1])))
+    before = float(sums[index - 1]) if index else 0.0
+    width = float(sums[index]) - before
+    return index, min((goal - before) / width, 1.0) if width > 0.0 else 0.0
 
 
 class NumpySampler:
@@ -67,6 +90,9 @@ class NumpySampler:
         self._recent: deque[int] = deque()
         self._kept = kept
         self._counts: dict[int, int] = {}
+        self._draws: list[float] = []
+        self._grid: Any = None
+        self._reach = 0.0
 
     def sample(self) -> int:
         """Chooses the next token and accepts it."""
@@ -112,48 +138,108 @@ class NumpySampler:
     def _drawn(self, logits: Any) -> int:
         sampling = self._sampling
         if 0 < sampling.top_k < len(logits):
-            ids, values = self._first(logits)
-        else:
-            ids, values = self._nucleus(logits)
-        weights = np.exp(values / sampling.temperature).cumsum()
-        chosen = int(weights.searchsorted(self._random.random() * weights[-1], side="right"))
-        return int(ids[min(chosen, len(weights) - 1)])
+            return self._among_first(logits)
+        if sampling.top_p < 1.0 or sampling.min_p > 0.0:
+            return self._among_nucleus(logits)
+        return self._among_all(logits)
 
-    def _first(self, logits: Any) -> tuple[Any, Any]:
-        """The ids that pass top-k, top-p and min-p, and their logits below the best one's."""
-        sampling = self._sampling
-        ids = largest(logits, sampling.top_k)
-        values = logits[ids].astype(np.float64)
-        if not (len(values) and math.isfinite(values[0])):
+    def _draw(self) -> float:
+        """The next random number in [0, 1); many are made at once."""
+        if not self._draws:
+            self._draws = self._random.random(_DRAWS)[::-1].tolist()
+        return self._draws.pop()
+
+    def _among_first(self, logits: Any) -> int:
+        """Draws among the tokens that pass top-k, and of those top-p and min-p."""
+        sampling, exp = self._sampling, math.exp
+        ids, values = self._first(logits)
+        best = values[0]
+        shares = [exp(value - best) for value in values]
+        enough = sampling.top_p * sum(shares) if sampling.top_p < 1.0 else math.inf
+        seen, total = 0.0, 0.0
+        sums = []
+        for value, share in zip(values, shares, strict=True):
+            if share < sampling.min_p:
+                break
+            total += exp((value - best) / sampling.temperature)
+            sums.append(total)
+            seen += share
+            if seen >= enough:
+                break
+        # Never the sum itself: where the last ones have no share at all, the first that reaches it.
+        chosen = bisect.bisect_right(sums, self._draw() * total)
+        return int(ids[min(chosen, bisect.bisect_left(sums, total))])
+
+    def _first(self, logits: Any) -> tuple[Any, list[float]]:
+        """The ids of the `top_k` largest logits and their values, largest first.
+
+        How far below the best one the last of them lay tells where to look for the next ones: with
+        luck that is one pass less. What is found never depends on it.
+        """
+        count = self._sampling.top_k
+        best = float(logits.max())
+        if not math.isfinite(best):
             self._refuse()
-        values -= values[0]
-        if sampling.top_p < 1.0:
-            mass = np.exp(values).cumsum()
-            values = values[: int(mass.searchsorted(sampling.top_p * mass[-1])) + 1]
-        if sampling.min_p > 0.0:
-            values = values[values >= math.log(sampling.min_p)]
+        ids = (logits >= best - self._reach).nonzero()[0]
+        if count <= len(ids) <= _SORTED:
+            ids = ids[(-logits[ids]).argsort(kind="stable")[:count]]
+        else:
+            ids = largest(logits, count)
+        values: list[float] = logits[ids].tolist()
+        if (reach := best - values[-1]) < math.inf:
+            self._reach = max(1.25 * reach, 0.95 * self._reach)
         return ids, values
 
-    def _nucleus(self, logits: Any) -> tuple[Any, Any]:
-        """The same for a whole vocabulary, in the order of their ids.
+    def _among_nucleus(self, logits: Any) -> int:
+        """Draws among a whole vocabulary's tokens that pass top-p and min-p.
 
         All tokens with less than (1 - p) / vocabulary of the mass have together less than 1 - p:
         none of them is among those that make up p, and none needs sorting.
         """
         sampling = self._sampling
+        shares, _ = self._shares(logits, 1.0)
+        mass = float(shares.sum())
+        least = max((1.0 - sampling.top_p) * mass / len(logits), sampling.min_p)
+        # Mostly the first of these bounds leaves more than p already, and few tokens.
+        for bound in (max(_LIKELY, least), least):
+            ids = (shares >= bound).nonzero()[0]
+            kept = shares[ids]
+            if float(kept.sum()) >= sampling.top_p * mass:
+                break
+        if sampling.top_p < 1.0:
+            ordered = np.sort(kept)[::-1]
+            last = int(ordered.cumsum(dtype=np.float64).searchsorted(sampling.top_p * mass))
+            passes = kept >= ordered[min(last, len(ordered) - 1)]
+            ids = ids[passes]
+        values = logits[ids]
+        values -= values.max()
+        weights = np.exp(values / np.float32(sampling.temperature))
+        chosen, _ = _place(weights, self._draw())
+        return int(ids[chosen])
+
+    def _among_all(self, logits: Any) -> int:
+        """Draws among all tokens: first a column of the grid they lie in, then one in it."""
+        _, grid = self._shares(logits, 1.0 / self._sampling.temperature)
+        column, rest = _place(grid.sum(axis=0), self._draw())
+        row, _ = _place(grid[:, column], rest)
+        return int(row * grid.shape[1] + column)
+
+    def _shares(self, logits: Any, power: float) -> tuple[Any, Any]:
+        """Each token's probability over the best one's, to a power; and the same as a grid.
+
+        The memory is used again by the next call. The grid has `_GROUP` rows and ends with zeros.
+        """
+        if self._grid is None:
+            self._grid = np.zeros((_GROUP, -(-len(logits) // _GROUP)), np.float32)
+        shares = self._grid.reshape(-1)[: len(logits)]
         best = logits.max()
         if not np.isfinite(best):
             self._refuse()
-        shares = np.exp(logits - best)
-        mass = float(shares.sum(dtype=np.float64))
-        least = max((1.0 - sampling.top_p) * mass / len(logits), sampling.min_p)
-        ids = (shares >= least).nonzero()[0]
-        if sampling.top_p < 1.0:
-            kept = shares[ids]
-            ordered = np.sort(kept)[::-1]
-            last = int(ordered.cumsum(dtype=np.float64).searchsorted(sampling.top_p * mass))
-            ids = ids[kept >= ordered[min(last, len(ordered) - 1)]]
-        return ids, logits[ids].astype(np.float64) - best
+        np.subtract(logits, best, out=shares)
+        if power != 1.0:
+            np.multiply(shares, np.float32(power), out=shares)
+        np.exp(shares, out=shares)
+        return shares, self._grid
 
     def _refuse(self) -> None:
         raise BackendError(

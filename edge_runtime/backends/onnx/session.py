@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn, Self, cast
 
 import numpy as np
 
 from ...artifact import Artifact
-from ...errors import BackendError, ContextFullError, UnsupportedError, UsageError
+from ...errors import BackendError, ContextFullError, EdgeError, UnsupportedError, UsageError
 from ...measurement import SessionOptions
 from .. import Message, Piece, Sampling, chat_template, generation
 from .binding import Decoder
 from .embedding import encode, pooled
 from .library import engine, library
 from .loading import Native, open_native
-from .providers import Placement
 from .sampling import NumpySampler
 
 _CANCEL_POLL_S = 0.02
@@ -40,7 +40,7 @@ class OnnxSession:
         self.native: Native = open_native(artifact, options)
         self.artifact = artifact
         self.options = self.native.options
-        self.engine = engine()
+        self.engine = replace(engine(), placement=self.native.placed)
         self.buffers = self.native.buffers
         self.context_tokens = cast(int, self.options.context_tokens)
         self.vocabulary_tokens = self.native.vocabulary_tokens
@@ -52,11 +52,6 @@ class OnnxSession:
     def position(self) -> int:
         """How many tokens the context holds."""
         return len(self._held)
-
-    @property
-    def placement(self) -> tuple[Placement, ...]:
-        """Which execution provider holds how many nodes of the graph, most first."""
-        return self.native.placed
 
     def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = False
@@ -101,7 +96,7 @@ class OnnxSession:
         held = len(self._held)
         try:
             decoder.evaluate(checked, run_options)
-        except BackendError:
+        except EdgeError:
             self._has_logits = False
             raise
         finally:
@@ -121,7 +116,7 @@ class OnnxSession:
             self._refuse_step(token)
         try:
             decoder.step(token)
-        except BackendError:
+        except EdgeError:
             self._has_logits = False
             raise
         held.append(token)
@@ -184,8 +179,8 @@ class OnnxSession:
 
     def begin(self, tokens: Sequence[int], cancel: threading.Event | None) -> bool:
         """Leaves exactly `tokens` evaluated, reusing a shared prefix; False when cancelled."""
-        self._need_open()
-        kept = self._cut(self._shared_prefix(tokens))
+        decoder = self._decoder()
+        kept = self._cut(decoder.reusable(self._shared_prefix(tokens), len(tokens)))
         rest = tokens[kept:]
         if cancel is None:
             self.prefill(rest)
@@ -199,7 +194,7 @@ class OnnxSession:
         watch = _CancelWatch(cancel, run_options)
         try:
             self._evaluate(rest, run_options)
-        except BackendError:
+        except EdgeError:
             if cancel.is_set():
                 return False
             raise

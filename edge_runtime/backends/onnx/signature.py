@@ -30,6 +30,7 @@ _KEY = re.compile(r"(^|[._])(keys?|k)([._]|$)")
 _VALUE = re.compile(r"(^|[._])(values?|v)([._]|$)")
 _STEMS = re.compile(r"past_key_values?|present_key_values?|past|present|cache|key_values?")
 _KEEP = ("num_logits_to_keep", "logits_to_keep")
+_WHOLE = "rotary_tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,8 @@ class Signature:
     """The names of a graph's inputs and outputs by their roles; "" where it has none.
 
     `integer_type` is ONNX's number of the type of token ids, the same for masks and positions.
+    `keep` says of how many positions at the end logits are wanted. `whole` says how long a context
+    will become, which decides how its positions are turned (long RoPE); 0 leaves it to the mask.
     """
 
     token_ids: str
@@ -72,6 +75,8 @@ class Signature:
     positions: str
     token_types: str
     keep: str
+    keep_dims: tuple[int, ...]
+    whole: str
     branch: str
     cache_positions: str
     caches: tuple[CachePart, ...]
@@ -98,7 +103,13 @@ def read_signature(
     """
     inputs = {item.name: item for item in session.get_inputs()}
     outputs = {item.name: item for item in session.get_outputs()}
-    taken = _Roles(inputs, names)
+    # Inputs with a default stand among all the weights that may be replaced.
+    optional = {
+        item.name: item
+        for item in session.get_overridable_initializers()
+        if item.name in (*_KEEP, _WHOLE) and item.type == "tensor(int64)" and len(item.shape) < 2
+    }
+    taken = _Roles(inputs, optional, names)
     ids = taken.role("input_ids")
     if not ids:
         raise UnsupportedError(
@@ -107,7 +118,7 @@ def read_signature(
             way_out="Its speed can be measured: edge profile " + file,
         )
     mask, positions = taken.role("attention_mask"), taken.role("position_ids")
-    keep = next((name for name in map(taken.role, _KEEP) if name), "")
+    keep, whole = next((name for name in map(taken.role, _KEEP) if name), ""), taken.role(_WHOLE)
     token_types, branch = taken.role("token_type_ids"), taken.role("use_cache_branch")
     cache_positions = taken.role("cache_position")
     caches = _caches(taken.left(), outputs, kv_dims)
@@ -118,6 +129,9 @@ def read_signature(
             cause=f"It takes {_listed(inputs)}.",
             way_out="Convert the model again, or export it as a decoder with past and present.",
         )
+    texts = [inputs[n] for n in (ids, mask, positions, token_types) if n]
+    _check_types(file, texts)
+    _check_dims(file, texts, [(inputs[part.past], part.length_axis) for part in caches])
     logits = _output(outputs, (names.get("logits", ""), "logits"), rank=3)
     hidden = _output(outputs, ("last_hidden_state", "hidden_states", "token_embeddings"), rank=3)
     pooled = _output(outputs, ("sentence_embedding", "pooler_output"), rank=2)
@@ -133,6 +147,8 @@ def read_signature(
         positions=positions,
         token_types=token_types,
         keep=keep,
+        keep_dims=tuple(1 for _ in taken.shape(keep)),
+        whole=whole,
         branch=branch,
         cache_positions=cache_positions,
         caches=caches,
@@ -144,20 +160,56 @@ def read_signature(
     )
 
 
-class _Roles:
-    """Hands out a graph's inputs by role and remembers which are left."""
+def _check_types(file: str, texts: Sequence[Any]) -> None:
+    """Refuses a graph that does not count in one type of whole numbers."""
+    for item in texts:
+        if item.type not in _INTEGERS or item.type != texts[0].type:
+            raise UnsupportedError(
+                f"{file} takes {item.name} as {item.type}, and its token ids as {texts[0].type}.",
+                cause="Whole numbers of one type, int64 or int32, are given here.",
+                way_out="Export it again with one of them for all inputs.",
+            )
 
-    def __init__(self, inputs: Mapping[str, Any], names: Mapping[str, str]) -> None:
+
+def _check_dims(file: str, texts: Sequence[Any], caches: Sequence[tuple[Any, int]]) -> None:
+    """Refuses a graph made for texts of one length only, or for several texts at once."""
+    lengths = [(item, 1) for item in texts if len(item.shape) == 2] + list(caches)
+    for item, axis in lengths:
+        batch, length = item.shape[0], item.shape[axis]
+        if isinstance(batch, int) and batch > 1:
+            raise UnsupportedError(
+                f"{file} is made for {batch} texts at once.",
+                cause=f"So its input {item.name} says.",
+                way_out="Export it again with a batch of any size, or of 1.",
+            )
+        if isinstance(length, int) and length > 0:
+            raise UnsupportedError(
+                f"{file} is made for one length of text only.",
+                cause=f"Its input {item.name} takes exactly {length} tokens.",
+                way_out="Export it again with a length that may vary.",
+            )
+
+
+class _Roles:
+    """Hands out a graph's inputs by role and remembers which are left, of those without default."""
+
+    def __init__(
+        self, inputs: Mapping[str, Any], optional: Mapping[str, Any], names: Mapping[str, str]
+    ) -> None:
         self._inputs = inputs
+        self._all = {**optional, **inputs}
         self._names = names
         self._taken: set[str] = set()
 
     def role(self, role: str) -> str:
         for name in (self._names.get(role, ""), role):
-            if name in self._inputs and name not in self._taken:
+            if name in self._all and name not in self._taken:
                 self._taken.add(name)
                 return name
         return ""
+
+    def shape(self, name: str) -> Sequence[Any]:
+        return self._all[name].shape if name else ()
 
     def left(self) -> dict[str, Any]:
         return {name: item for name, item in self._inputs.items() if name not in self._taken}

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...artifact.onnx.folder import side_file
+from ...artifact.onnx.folder import MAX_SIDE_BYTES, side_file
 from ...errors import EngineMissingError, FormatError, UnsupportedError, UsageError
+from ...units import format_bytes
 from . import configs
 
 _MAX_TEXT_BYTES = 1 << 30
@@ -67,6 +68,8 @@ class Vocabulary:
                 cause=f"{error}.",
                 way_out="pip install tokenizers",
             ) from error
+        if path.stat().st_size > MAX_SIDE_BYTES:
+            raise FormatError(f"{path.name} is larger than {format_bytes(MAX_SIDE_BYTES)}.")
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(path))
             # Lengths are ours to check; a tokenizer.json may carry a training run's cuts.

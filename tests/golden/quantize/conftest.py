@@ -1,4 +1,4 @@
-"""llama.cpp as a witness, and a random Llama checkpoint, for the tests of this directory."""
+"""llama.cpp as a witness, and random checkpoints, for the tests of this directory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden.quantize.onnx_graphs import BY_NAME, Convert
+
+from quantize.onnx.conversion import convert_onnx
+from quantize.onnx.levels import onnx_level
 
 pytest.importorskip("llama_cpp")
 
@@ -164,3 +168,20 @@ def random_weights(config: dict) -> dict[str, np.ndarray]:
                 dims[f"{layer}{name}.bias"] = (rows,)
     weights = {name: rng.normal(0, 0.08, shape) for name, shape in dims.items()}
     return {**weights, **{name: rng.uniform(0.5, 1.5, hidden) for name in gains}}
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Convert:
+    """Converts a case once at each level."""
+    folder = tmp_path_factory.mktemp("onnx")
+
+    def at(name: str, level: str = "fp32", **options: object) -> Path:
+        out = folder / f"{name}.{level}.{'.'.join(map(str, options.values()))}"
+        if not out.exists():
+            checkpoint = folder / name
+            if not checkpoint.exists():
+                BY_NAME[name].write(checkpoint)
+            convert_onnx(checkpoint, out, level=onnx_level(level).with_options(**options))
+        return out
+
+    return at

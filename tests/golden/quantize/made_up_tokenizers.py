@@ -160,7 +160,7 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _message(*fields: tuple[int, object]) -> bytes:
+def message(*fields: tuple[int, object]) -> bytes:
     """A protobuf message of numbered fields: integers, floats, texts and nested messages."""
     out = b""
     for number, value in fields:
@@ -199,10 +199,10 @@ def sentencepiece(
         found = [at[name] for name in names if name in at]
         if found:
             trainer.append((number, found[0]))
-    model = _message(
-        *((1, _message((1, text), (2, score), (3, kind))) for text, score, kind in pieces),
-        (2, _message(*trainer)),
-        (3, _message((1, "identity"), (3, 1), (4, 0), (5, 1))),
+    model = message(
+        *((1, message((1, text), (2, score), (3, kind))) for text, score, kind in pieces),
+        (2, message(*trainer)),
+        (3, message((1, "identity"), (3, 1), (4, 0), (5, 1))),
     )
     told = {
         "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>",

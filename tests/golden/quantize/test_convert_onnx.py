@@ -11,18 +11,16 @@ import base64
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from golden.quantize.cases import CASES, Case
+from golden.quantize.checkpoint_case import Case
 from golden.quantize.made_up_tokenizers import sentencepiece_pieces
+from golden.quantize.onnx_graphs import BY_NAME, WRITTEN, Array, Convert, Model, shape_of
 
 from edge_runtime.artifact import ModelShape
 from edge_runtime.errors import (
-    EdgeError,
     FormatError,
     ModelNotFoundError,
     UnsupportedError,
@@ -37,78 +35,8 @@ from quantize.onnx.synthesis import synthesize_onnx, synthetic_onnx_bytes
 onnxruntime = pytest.importorskip("onnxruntime")
 
 REFERENCE = json.loads(Path(__file__).with_name("reference.json").read_text("utf-8"))["cases"]
-BY_NAME = {case.name: case for case in CASES}
-Array = npt.NDArray[np.float32]
-Convert = Callable[..., Path]
 ROUNDING = 1e-5
 """Of the largest logit: what the order of additions changes in float32."""
-
-
-def shape_of(case: Case) -> ModelShape | None:
-    try:
-        return ModelShape.from_config(case.config, name=case.name)
-    except EdgeError:
-        return None
-
-
-WRITTEN = [
-    case.name
-    for case in CASES
-    if (shape := shape_of(case)) and shape.architecture in DECODERS and not shape.experts
-]
-
-
-@pytest.fixture(scope="session")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> Convert:
-    """Converts a case once at each level."""
-    folder = tmp_path_factory.mktemp("onnx")
-
-    def at(name: str, level: str = "fp32", **options: object) -> Path:
-        out = folder / f"{name}.{level}.{'.'.join(map(str, options.values()))}"
-        if not out.exists():
-            checkpoint = folder / name
-            if not checkpoint.exists():
-                BY_NAME[name].write(checkpoint)
-            convert_onnx(checkpoint, out, level=onnx_level(level).with_options(**options))
-        return out
-
-    return at
-
-
-class Model:
-    """A folder's graph, run by plain onnxruntime."""
-
-    def __init__(self, folder: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 4
-        self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
-        self.defaults = [value.name for value in self.session.get_overridable_initializers()]
-        self.outputs = [value.name for value in self.session.get_outputs()]
-
-    def empty(self) -> dict[str, np.ndarray]:
-        return {
-            value.name: np.zeros(
-                (1, value.shape[1], 0, value.shape[3]),
-                np.float16 if "float16" in value.type else np.float32,
-            )
-            for value in self.session.get_inputs()
-            if value.name.startswith("past_key_values.")
-        }
-
-    def run(
-        self, tokens: list[int], past: dict[str, np.ndarray] | None = None, **more: int
-    ) -> tuple[Array, dict[str, np.ndarray]]:
-        """Logits of the tokens, and the keys and values after them."""
-        past = self.empty() if past is None else past
-        seen = next(iter(past.values())).shape[2]
-        feeds = {
-            "input_ids": np.array([tokens], np.int64),
-            "attention_mask": np.ones((1, seen + len(tokens)), np.int64),
-            **{name: np.array(value, np.int64) for name, value in more.items()},
-        }
-        logits, *present = self.session.run(self.outputs, {**feeds, **past})
-        return logits[0], dict(zip(past, present, strict=True))
 
 
 def wanted(case: Case, length: int) -> tuple[list[int], Array]:
@@ -217,6 +145,17 @@ def test_a_tied_table_of_blocks_is_stored_once(converted: Convert) -> None:
     assert [n.op_type for n in model.graph.node].count("MatMulNBits") == 2 * 5 + 1
 
 
+@pytest.mark.parametrize("name", ["llama-3", "qwen2", "phi-3"])
+def test_a_table_of_halves_loses_less(converted: Convert, name: str) -> None:
+    tokens = BY_NAME[name].sequence(60)
+    right, _ = Model(converted(name)).run(tokens)
+    whole, _ = Model(converted(name, "int8", embedding_bits=16, accuracy_level=1)).run(tokens)
+    rounded, _ = Model(converted(name, "int8", accuracy_level=1)).run(tokens)
+    assert relative_error(whole, right) < relative_error(rounded, right)
+    with pytest.raises(UsageError, match="number of bits"):
+        onnx_level("int8").with_options(head_bits=16)
+
+
 def test_the_folder_holds_what_is_needed_to_use_it(converted: Convert) -> None:
     folder = converted("smollm2", "int4")
     assert {path.name for path in folder.iterdir()} >= {
@@ -253,6 +192,23 @@ def test_onnxruntime_genai_continues_as_the_graph_does(
         ours.append(int(logits[-1].argmax()))
         logits, past = model.run(ours[-1:], past)
     assert theirs == ours
+
+
+def test_genai_is_told_tokens_and_habits(tmp_path: Path) -> None:
+    checkpoint = BY_NAME["gemma-3-with-vision"].write(tmp_path / "in")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["text_config"] |= {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    habits = {"do_sample": True, "top_k": 64, "top_p": 0.95, "temperature": None}
+    (checkpoint / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [1, 106], "repetition_penalty": -3, **habits})
+    )
+    convert_onnx(checkpoint, tmp_path / "out", level="fp32")
+    told = json.loads((tmp_path / "out" / "genai_config.json").read_text())
+    model, search = told["model"], told["search"]
+    assert (model["bos_token_id"], model["eos_token_id"], model["pad_token_id"]) == (2, [1, 106], 0)
+    assert (search["do_sample"], search["top_k"], search["top_p"]) == (True, 64, 0.95)
+    assert (search["temperature"], search["repetition_penalty"]) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -346,9 +302,9 @@ def test_rows_of_the_embedding_that_no_token_has_are_kept(tmp_path: Path) -> Non
 
 
 def test_what_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    moe = BY_NAME["qwen3-moe"].write(tmp_path / "moe")
+    phi = BY_NAME["phi-2"].write(tmp_path / "phi")
     with pytest.raises(UnsupportedError, match="not written as ONNX"):
-        convert_onnx(moe, tmp_path / "out")
+        convert_onnx(phi, tmp_path / "out")
     llama = BY_NAME["llama-1"].write(tmp_path / "llama")
     with pytest.raises(UnsupportedError, match="Nearest: int4"):
         convert_onnx(llama, tmp_path / "out", level="int44")

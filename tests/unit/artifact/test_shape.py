@@ -300,7 +300,6 @@ def test_an_absurd_count_is_refused_by_its_key(key, value):
         ({"rope_scaling": 7}, "rope_scaling"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": -8}}, "factor"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "original_max_position"),
         (
             {"rope_scaling": {"rope_type": "llama3", "low_freq_factor": 4.0}},
             "low_freq_factor",

@@ -60,9 +60,9 @@ def test_a_decode_measurement_has_the_scripted_rate(artifact: Artifact, script: 
     found = measure(artifact, decode_workload(20), FAKE, plan=Plan(min_runs=2, max_runs=3))
     rate = found.decode_tokens_per_s
     assert rate is not None
-    # Sleeping overshoots, never undershoots: 250/s is the most. The best run, for machines at work.
+    # Sleeping overshoots, never undershoots: 250/s is the most. The best step, for busy machines.
     assert rate.value <= 250
-    assert max(found.decode_samples) > 150
+    assert min(found.step_samples_ns) < 2 * STEP_MS * MS
     assert all(len(run.token_ns) == 20 for run in found.runs)
     assert all(run.prefilled_ns is None for run in found.runs)
     assert found.prefill_tokens_per_s is None
@@ -82,7 +82,7 @@ def test_a_prefill_measurement_has_the_scripted_rate(artifact: Artifact, script:
     rate = found.prefill_tokens_per_s
     assert rate is not None
     assert rate.value <= 1000
-    assert max(found.prefill_samples) > 700
+    assert max(found.prefill_samples) > 300, "something else than the prefill was timed"
     assert found.decode_tokens_per_s is None
     assert found.runs[0].prefill_tokens == 64
 
@@ -107,7 +107,7 @@ def test_the_depth_is_prefilled_once_and_never_timed(artifact: Artifact, script:
     plan = Plan(min_runs=6, max_runs=6, warmups=0)
     found = measure(artifact, decode_workload(10, depth=300), FAKE, plan=plan)
     assert found.options.context_tokens == 310
-    assert max(found.decode_samples) > 400
+    assert min(found.step_samples_ns) < 2 * MS
     gaps_ns = [b.started_ns - a.token_ns[-1] for a, b in pairwise(found.runs)]
     assert min(gaps_ns) < 200 * MS, "the depth of 300 ms was evaluated again before every run"
 
@@ -139,7 +139,7 @@ def test_a_measurement_survives_json(artifact: Artifact, script: Script) -> None
 @pytest.mark.parametrize(
     ("plan", "words"),
     [
-        (Plan(target_relative_half_width=0.9, min_runs=3), "after 3 runs"),
+        (Plan(target_relative_half_width=0.9, min_runs=3), "narrower than 90.0%"),
         (Plan(target_relative_half_width=0.0, max_runs=4), "after 4 runs, the most allowed"),
         (Plan(target_relative_half_width=0.0, budget_s=0.1, max_runs=99), "time budget"),
     ],
