@@ -72,7 +72,8 @@ MEMORY_NEEDS = "edge_runtime.memory_needs"
 # The first row whose modules match is a module's room.
 ROOMS = (
     Room("profiles.*"),
-    # The vocabulary, one way: latency -> measurement -> artifact, codec, statistics -> units -> errors.
+    # The vocabulary, one way:
+    # latency -> measurement -> artifact, codec, statistics -> units -> errors.
     Room(ERRORS, pure=True),
     Room(UNITS, (ERRORS,), pure=True),
     Room(STATISTICS, (UNITS, ERRORS), pure=True),

@@ -79,7 +79,9 @@ class NumpySampler:
         self._sampling = sampling
         self._random = np.random.Generator(np.random.PCG64(sampling.seed))
         self._banned = (
-            np.array(session.end_tokens(), np.int64) if sampling.ignore_eos else np.array([], int)
+            np.array(session.end_tokens(), np.int64)
+            if sampling.ignore_eos
+            else np.array([], np.int64)
         )
         penalized = (
             sampling.repeat_penalty != 1.0
@@ -97,16 +99,36 @@ class NumpySampler:
     def sample(self) -> int:
         """Chooses the next token and accepts it."""
         logits = self._session.logits_view()
-        if self._banned.size or self._counts:
-            logits = self._penalized(logits.copy())
-        if self._sampling.temperature == 0.0:
-            token = int(logits.argmax())
-            if not logits[token] > -np.inf:
-                self._refuse()
+        changed = self._changed()
+        if changed is None:
+            token = self._chosen(logits)
         else:
-            token = self._drawn(logits)
+            # In place, and put back: a copy of the vocabulary's logits costs more than the choice.
+            before = logits[changed]
+            try:
+                self._penalize(logits)
+                token = self._chosen(logits)
+            finally:
+                logits[changed] = before
         if self._kept:
             self._remember(token)
+        return token
+
+    def _changed(self) -> Any:
+        """The ids whose logits are not taken as they are; None when all are."""
+        if not self._counts:
+            return self._banned if self._banned.size else None
+        return np.concatenate([self._banned, self._penalized()])
+
+    def _penalized(self) -> Any:
+        return np.fromiter(self._counts, np.int64, len(self._counts))
+
+    def _chosen(self, logits: Any) -> int:
+        if self._sampling.temperature != 0.0:
+            return self._drawn(logits)
+        token = int(logits.argmax())
+        if not logits[token] > -np.inf:
+            self._refuse()
         return token
 
     def close(self) -> None:
@@ -121,11 +143,10 @@ class NumpySampler:
         self._recent.append(token)
         self._counts[token] = self._counts.get(token, 0) + 1
 
-    def _penalized(self, logits: Any) -> Any:
-        logits[self._banned] = -np.inf
+    def _penalize(self, logits: Any) -> None:
         if self._counts:
             sampling = self._sampling
-            tokens = np.fromiter(self._counts, np.int64, len(self._counts))
+            tokens = self._penalized()
             counts = np.fromiter(self._counts.values(), np.float32, len(self._counts))
             values = logits[tokens]
             # Away from the likely end for either sign, as llama.cpp and transformers do.
@@ -133,7 +154,7 @@ class NumpySampler:
             values = np.where(values <= 0, values * repeat, values / repeat)
             values -= counts * sampling.frequency_penalty + sampling.presence_penalty
             logits[tokens] = values
-        return logits
+        logits[self._banned] = -np.inf
 
     def _drawn(self, logits: Any) -> int:
         sampling = self._sampling
