@@ -128,20 +128,35 @@ def resolve(model: str) -> Artifact | ModelShape:
 def _check_subject(
     setting: _Setting, subject: Artifact | ModelShape, levels: Sequence[str]
 ) -> tuple[Row, ...]:
+    shape = subject.shape if isinstance(subject, Artifact) else subject
+    setting, notes = _within(setting, shape)
     target = setting.target
     if isinstance(subject, Artifact):
         planned = planned_of(subject)
         basis = Basis.SYNTHETIC if subject.synthetic else Basis.MEASURED
         try:
-            evidence = _measure_artifact(setting, subject)
+            found = [_measure_artifact(setting, subject)]
         except EdgeError as error:
             if setting.alone:
                 raise
-            evidence = _unmeasured(setting, planned, basis, error)
-        return rows_of([evidence], target, subject.parameters, [subject.weight_bytes])
-    plans = [planned_model(subject, level) for level in levels]
-    found = [_measure_shape(setting, planned) for planned in plans]
-    return rows_of(found, target, subject.parameters, [plan.weight_bytes for plan in plans])
+            found = [_unmeasured(setting, planned, basis, error)]
+        sizes = [subject.weight_bytes]
+    else:
+        plans = [planned_model(subject, level) for level in levels]
+        found = [_measure_shape(setting, planned) for planned in plans]
+        sizes = [plan.weight_bytes for plan in plans]
+    noted = [dataclasses.replace(one, notes=(*one.notes, *notes)) for one in found]
+    return rows_of(noted, target, subject.parameters, sizes)
+
+
+def _within(setting: _Setting, shape: ModelShape) -> tuple[_Setting, tuple[str, ...]]:
+    """The setting for a model whose own context may be shorter than what was asked for."""
+    asked, own = setting.target.context_tokens, shape.context_tokens
+    if not own or asked <= own:
+        return setting, ()
+    shorter = dataclasses.replace(setting.target, context_tokens=own)
+    note = f"judged at {own} tokens of context, all it was made for, not at {asked}"
+    return dataclasses.replace(setting, target=shorter), (note,)
 
 
 def _unmeasured(

@@ -23,11 +23,7 @@ _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"
 
 def _build(job: Job, say: Say) -> dict[str, object]:
     # Before anything is imported that reads them. Nothing may be fetched, whatever a config names.
-    os.environ |= {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
+    os.environ |= dict.fromkeys(_OFFLINE, "1")
     if job["threads"] is not None:
         os.environ["OMP_NUM_THREADS"] = str(job["threads"])
     os.chdir(job["scratch"])
