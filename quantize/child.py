@@ -40,7 +40,8 @@ class Child:
         self, module: str, *, engine: str = "llama.cpp", package: str = "llama-cpp-python"
     ) -> None:
         self._engine, self._package = engine, package
-        environment = dict(os.environ)
+        # ONNX Runtime reports home, and leaves files behind for that, unless told before it loads.
+        environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
         # It finds what this process finds, and nothing more: -P leaves the working directory out.
         environment["PYTHONPATH"] = os.pathsep.join(str(Path(p).absolute()) for p in sys.path)
         self._complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__

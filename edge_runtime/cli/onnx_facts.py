@@ -24,6 +24,7 @@ from ..artifact.onnx.graph import OnnxGraph, read_graph
 from ..artifact.onnx.ports import ValueInfo
 from ..artifact.onnx.shape import cache_inputs
 from ..artifact.onnx.weights import weights_of
+from ..artifact.shape import is_rope_table
 from ..errors import ArtifactError
 from ..measurement import Unavailable
 from ..report.inspection import (
@@ -68,7 +69,7 @@ def inspect_onnx(path: Path, contexts: Sequence[int]) -> Inspection:
         level=_types(weights),
         files=_files(graph, path),
         tensors=weights,
-        parameters=sum(tensor.elements for tensor in weights),
+        parameters=sum(t.elements for t in weights if not is_rope_table(t.name)),
         cache_type=_cache_type(graph, path),
         tokenizer=Unavailable(reason="It reads no text."),
         graph=_graph(graph),

@@ -69,7 +69,7 @@ def quantize(
         bool,
         typer.Option(
             "--list-levels",
-            help="Show every level and what it is for.",
+            help="Show every level of both formats and what it is for.",
             rich_help_panel=_PANEL_WHAT,
         ),
     ] = False,
@@ -116,7 +116,7 @@ def quantize(
         typer.Option(
             "--algorithm",
             metavar="NAME",
-            help="rtn, k_quant, k_quant_mixed, gptq (slow) or hqq (needs torch), for int4.",
+            help="rtn, k-quant, k-quant-mixed, gptq (slow) or hqq (needs torch), for int4.",
             show_default="rtn",
             rich_help_panel=_PANEL_ONNX,
         ),
@@ -172,8 +172,8 @@ def quantize(
         typer.Option(
             "--output",
             "-o",
-            help="File, of an ONNX model folder, to write, for one level.",
-            show_default="./NAME-LEVEL.gguf",
+            help="File to write, or for ONNX the folder, for one level.",
+            show_default="./NAME-LEVEL.gguf or ./NAME-onnx-LEVEL",
             rich_help_panel=PANEL_OUT,
         ),
     ] = None,
@@ -216,7 +216,7 @@ def quantize(
     if source is None or not asked:
         raise UsageError(
             "There is no file to quantize." if source is None else "No level is given.",
-            way_out="Write: edge quantize IN.gguf --level Q4_K_M; all levels: --list-levels",
+            way_out="Write: edge quantize MODEL --level Q4_K_M, or int4 for ONNX; all: --list-levels",
         )
     for_onnx = {
         "--algorithm": algorithm,

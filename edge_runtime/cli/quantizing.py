@@ -8,16 +8,18 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from ..artifact import LEVELS
+from ..codec import to_jsonable
 from ..errors import EdgeError
 from ..report.plain import safe_json
 from ..report.written import (
+    ListedLevel,
     NotWritten,
     Planned,
     Written,
@@ -128,25 +130,51 @@ def show_plans(
 
 def show_levels(*, as_json: bool) -> None:
     """Shows every level there is."""
+    listed = (*_gguf_levels(), *_onnx_levels())
+    if as_json:
+        typer.echo(safe_json([to_jsonable(level) for level in listed]))
+    else:
+        show(render_levels(listed))
+
+
+def _gguf_levels() -> Iterator[ListedLevel]:
     import quantize
 
-    levels = quantize.levels()
-    if not as_json:
-        show(render_levels(levels))
-        return
-    rows = [
-        {
-            "name": level.name,
-            "bits_per_weight": level.bits_per_weight,
-            "block_elements": level.block_elements,
-            "block_bytes": level.block_bytes,
-            "cost": level.cost,
-            "needs_imatrix": level.needs_imatrix,
-            "description": level.description,
-        }
-        for level in levels
-    ]
-    typer.echo(safe_json(rows))
+    for level in quantize.levels():
+        yield ListedLevel(
+            name=level.name,
+            bits_per_weight=level.bits_per_weight,
+            block_elements=level.block_elements,
+            block_bytes=level.block_bytes,
+            cost=level.cost,
+            needs_imatrix=level.needs_imatrix,
+            description=level.description,
+        )
+
+
+def _onnx_levels() -> Iterator[ListedLevel]:
+    from quantize import ONNX_LEVELS
+    from quantize.onnx.algorithms import LEVELS as QUANTIZED
+    from quantize.onnx.levels import USES
+
+    for name, level in ONNX_LEVELS.items():
+        elements = level.block_size if level.quantized else 1
+        scale_bytes = 4 if level.quantized else 0
+        size = elements * level.bits // 8 + scale_bytes
+        yield ListedLevel(
+            name=f"onnx:{name}",
+            bits_per_weight=8 * size / elements,
+            block_elements=elements,
+            block_bytes=size,
+            description=USES[name],
+        )
+    yield ListedLevel(
+        name="onnx:int8-dynamic",
+        bits_per_weight=8.0,
+        block_elements=1,
+        block_bytes=1,
+        description=QUANTIZED["int8-dynamic"],
+    )
 
 
 def warn_of_slow_levels(levels: Iterable[str], imatrix: Path | None) -> None:

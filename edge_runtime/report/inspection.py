@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..artifact import ModelShape
+from ..artifact.shape import is_rope_table
 from ..codec import to_jsonable
 from ..measurement import Unavailable
 
@@ -151,9 +152,10 @@ class Inspection:
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits for each element of a tensor, scales included."""
-        elements = sum(tensor.elements for tensor in self.tensors)
-        return 8 * self.weight_bytes / elements if elements else 0.0
+        """Stored bits for each weight, scales included; tables of rotary angles are none."""
+        weights = [tensor for tensor in self.tensors if not is_rope_table(tensor.name)]
+        elements = sum(tensor.elements for tensor in weights)
+        return 8 * sum(tensor.size_bytes for tensor in weights) / elements if elements else 0.0
 
     @property
     def active_parameters(self) -> int | None:
@@ -164,8 +166,11 @@ class Inspection:
 
     @property
     def mix(self) -> tuple[MixRow, ...]:
-        """Tensors by type, most bytes first."""
-        return mix_of((t.type, t.elements, t.size_bytes) for t in self.tensors)
+        """Tensors by type, most bytes first; tables of rotary angles are a type of their own."""
+        return mix_of(
+            ("rotary" if is_rope_table(t.name) else t.type, t.elements, t.size_bytes)
+            for t in self.tensors
+        )
 
     def to_json(self, *, tensors: bool = True) -> dict[str, object]:
         """The record and its derived figures as one JSON object; `tensors` may be left out."""

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..artifact import Artifact, Level
+from ..artifact import Artifact
 from ..artifact.shape import is_rope_table
 from ..codec import to_jsonable
 from ..errors import EdgeError
@@ -190,7 +190,23 @@ def render_plans(plans: Sequence[Planned | NotWritten], source_bytes: int) -> Re
     return Group(table, *notes, Text("Nothing was written.", style="dim"))
 
 
-def render_levels(levels: Sequence[Level]) -> RenderableType:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedLevel:
+    """A level of either format: bits for a weight in its main type, its block, and its use.
+
+    `cost` is processor time of quantizing, in units of Q4_0's; None where nobody measured it.
+    """
+
+    name: str
+    bits_per_weight: float
+    block_elements: int
+    block_bytes: int
+    cost: int | None = None
+    needs_imatrix: bool = False
+    description: str
+
+
+def render_levels(levels: Sequence[ListedLevel]) -> RenderableType:
     """Every level: bits for a weight in its main type, block, cost, and what it is for."""
     table = _table("level", "bits", "block", "cost", "what it is for")
     table.columns[-1].justify = "left"
@@ -201,7 +217,7 @@ def render_levels(levels: Sequence[Level]) -> RenderableType:
             f"{level.name} *" if level.needs_imatrix else level.name,
             f"{level.bits_per_weight:.2f}",
             f"{level.block_elements} in {level.block_bytes} B" if blocks else "",
-            str(level.cost) if blocks else "",
+            str(level.cost) if blocks and level.cost is not None else "",
             level.description,
         )
     notes = (

@@ -6,6 +6,7 @@ sentences and the right type of `EdgeError`. It knows no model.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -65,6 +66,9 @@ def library() -> Any:
     """
     global _library
     if _library is None:
+        # Read while the library is loaded, and nothing else keeps it from leaving a database and an
+        # identity in the user's cache and a file in the temporary folder, and from sending them.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         try:
             import onnxruntime
         except ImportError as error:
@@ -74,7 +78,6 @@ def library() -> Any:
                 way_out="pip install onnxruntime",
             ) from error
         onnxruntime.set_default_logger_severity(QUIET)
-        onnxruntime.disable_telemetry_events()
         _library = onnxruntime
     return _library
 

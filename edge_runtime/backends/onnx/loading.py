@@ -154,7 +154,7 @@ def _checked(artifact: Artifact, options: SessionOptions) -> SessionOptions:
     if own and context > own:
         raise UsageError(
             f"{artifact.name} cannot have a context of {context} tokens.",
-            cause=f"The graph's tables of positions have {own} rows.",
+            cause=f"It was made for {own}, and a graph's tables of positions end somewhere.",
             way_out=f"Ask for {own} tokens or fewer.",
         )
     batch = min(options.batch_tokens, context)

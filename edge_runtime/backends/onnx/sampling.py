@@ -1,15 +1,16 @@
 """Choosing a token from logits, in numpy, without a Python loop over the vocabulary.
 
 The filters come in the order `Sampling` states. Only tokens that can pass them are ever sorted: a
-bound found in one pass leaves a few hundred of a vocabulary of any size. After an evaluation all
+bound found in one pass leaves a few dozen of a vocabulary of any size. After an evaluation all
 caches hold weights, and what costs is each other piece of code that is called: the few tokens that
-are left are weighed in plain Python. It knows no engine and refuses grammars.
+are left are sorted and weighed in plain Python. It knows no engine and refuses grammars.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
+import operator
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,14 @@ _GROUP = 64
 _DRAWS = 64
 _LIKELY = 1e-3
 """Tokens with less of the best one's probability than this seldom matter."""
-_SORTED = 2048
-"""More candidates than these are not sorted but cut down first."""
+_FEW = 512
+"""More candidates than these are sorted in numpy first."""
 
 
-def largest(logits: Any, count: int) -> Any:
-    """The ids of the `count` largest logits, largest first; among equals the smaller id first.
+def largest(logits: Any, count: int) -> tuple[list[int], list[float]]:
+    """The ids of the `count` largest logits, and their values, largest first.
+
+    Of equals the smaller id comes first. Nothing is given where logits are no numbers.
 
     The vocabulary is cut into groups. At least `count` groups have a maximum that is no smaller
     than the `count`-th largest of those maxima, so all of the wanted ones are at or above it: only
@@ -41,12 +44,18 @@ def largest(logits: Any, count: int) -> Any:
     if count < groups:
         # Groups of every `groups`-th token: maxima over long rows are one pass of vector code.
         maxima = np.maximum.reduce(logits[: groups * _GROUP].reshape(_GROUP, groups))
-        maxima.partition(groups - count)
-        least = maxima[groups - count]
     else:
-        least = np.partition(logits, max(len(logits) - count, 0))[max(len(logits) - count, 0)]
-    candidates = (logits >= least).nonzero()[0]
-    return candidates[(-logits[candidates]).argsort(kind="stable")[:count]]
+        maxima = logits.copy()
+    if math.isnan(maxima.max()):
+        return [], []
+    place = max(len(maxima) - count, 0)
+    maxima.partition(place)
+    ids = (logits >= maxima[place]).nonzero()[0]
+    if len(ids) > _FEW:
+        ids = ids[(-logits[ids]).argsort(kind="stable")[:count]]
+    pairs = zip(ids.tolist(), logits[ids].tolist(), strict=True)
+    ordered = sorted(pairs, key=operator.itemgetter(1), reverse=True)[:count]  # stable, too
+    return [token for token, _ in ordered], [value for _, value in ordered]
 
 
 def _place(weights: Any, at: float) -> tuple[int, float]:
@@ -94,7 +103,6 @@ class NumpySampler:
         self._counts: dict[int, int] = {}
         self._draws: list[float] = []
         self._grid: Any = None
-        self._reach = 0.0
 
     def sample(self) -> int:
         """Chooses the next token and accepts it."""
@@ -173,8 +181,10 @@ class NumpySampler:
     def _among_first(self, logits: Any) -> int:
         """Draws among the tokens that pass top-k, and of those top-p and min-p."""
         sampling, exp = self._sampling, math.exp
-        ids, values = self._first(logits)
-        best = values[0]
+        ids, values = largest(logits, sampling.top_k)
+        best = values[0] if values else math.nan
+        if not math.isfinite(best):
+            self._refuse()
         shares = [exp(value - best) for value in values]
         enough = sampling.top_p * sum(shares) if sampling.top_p < 1.0 else math.inf
         seen, total = 0.0, 0.0
@@ -189,27 +199,7 @@ class NumpySampler:
                 break
         # Never the sum itself: where the last ones have no share at all, the first that reaches it.
         chosen = bisect.bisect_right(sums, self._draw() * total)
-        return int(ids[min(chosen, bisect.bisect_left(sums, total))])
-
-    def _first(self, logits: Any) -> tuple[Any, list[float]]:
-        """The ids of the `top_k` largest logits and their values, largest first.
-
-        How far below the best one the last of them lay tells where to look for the next ones: with
-        luck that is one pass less. What is found never depends on it.
-        """
-        count = self._sampling.top_k
-        best = float(logits.max())
-        if not math.isfinite(best):
-            self._refuse()
-        ids = (logits >= best - self._reach).nonzero()[0]
-        if count <= len(ids) <= _SORTED:
-            ids = ids[(-logits[ids]).argsort(kind="stable")[:count]]
-        else:
-            ids = largest(logits, count)
-        values: list[float] = logits[ids].tolist()
-        if (reach := best - values[-1]) < math.inf:
-            self._reach = max(1.25 * reach, 0.95 * self._reach)
-        return ids, values
+        return ids[min(chosen, bisect.bisect_left(sums, total))]
 
     def _among_nucleus(self, logits: Any) -> int:
         """Draws among a whole vocabulary's tokens that pass top-p and min-p.
