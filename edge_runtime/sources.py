@@ -96,7 +96,7 @@ def resolve_checkpoint(
     """The local directory of a checkpoint, fetched first when it is on a hub.
 
     `hf:owner/repo[@revision]` is fetched as `hub.fetch_checkpoint` says. Raises ModelNotFoundError,
-    UsageError for what is a GGUF file already or no reference, HubError.
+    UsageError for what is a GGUF or ONNX file already or no reference, HubError.
     """
     if isinstance(reference, str) and reference.startswith(HUB_PREFIX):
         from .hub import fetch_checkpoint, parse
@@ -115,6 +115,11 @@ def resolve_checkpoint(
         raise UsageError(
             f"{path} is a GGUF file already.",
             way_out=f"For another level: edge quantize {shlex.quote(text)} --level Q4_K_M",
+        )
+    if path.suffix.lower() == ".onnx" and path.is_file():
+        raise UsageError(
+            f"{path} is an ONNX model already.",
+            way_out=f"For another level: edge quantize {shlex.quote(text)} --level int4",
         )
     if path.exists():
         raise ModelNotFoundError(

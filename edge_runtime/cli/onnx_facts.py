@@ -1,7 +1,7 @@
 """What an ONNX model says of itself, gathered into an `Inspection`; also one that reads no text.
 
-Only the graph and the small files beside it are read. Where the model is none of language, or its
-config contradicts it, everything but the shape still is.
+Only the graph and the small files beside it are read. Where the model is none of language, or one
+that is not run here, everything but the shape still is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..artifact.onnx.ports import ValueInfo
 from ..artifact.onnx.shape import cache_inputs
 from ..artifact.onnx.weights import weights_of
 from ..artifact.shape import is_rope_table
-from ..errors import ArtifactError
+from ..errors import UnsupportedError
 from ..measurement import Unavailable
 from ..report.inspection import (
     FileFact,
@@ -52,11 +52,13 @@ _ROLES = (
 def inspect_onnx(path: Path, contexts: Sequence[int]) -> Inspection:
     """Gathers what an ONNX file and the configs beside it say.
 
-    Raises what `read_graph` raises; a model that `Artifact.open` refuses for another reason has no
-    shape.
+    Raises what `read_graph` raises, and FormatError for a config that contradicts the graph; a
+    model of a kind that is not run here has no shape.
     """
     graph = read_graph(path)
     opened = _opened(path)
+    stated = stated_beside(path)
+    caches = cache_inputs(graph, stated)
     artifact = opened if isinstance(opened, Artifact) else None
     weights = _tensors(weights_of(graph, None).tensors if artifact is None else artifact.tensors)
     inspection = Inspection(
@@ -64,14 +66,14 @@ def inspect_onnx(path: Path, contexts: Sequence[int]) -> Inspection:
         path=str(path),
         name=model_name(path),
         format="ONNX",
-        architecture="none of language",
+        architecture=stated.family or "none stated",
         shape=opened if isinstance(opened, Unavailable) else opened.shape,
         level=_types(weights),
         files=_files(graph, path),
         tensors=weights,
         parameters=sum(t.elements for t in weights if not is_rope_table(t.name)),
-        cache_type=_cache_type(graph, path),
-        tokenizer=Unavailable(reason="It reads no text."),
+        cache_type=caches[0].type.lower() if caches else "none",
+        tokenizer=Unavailable(reason="It cannot be run as a language model."),
         graph=_graph(graph),
         metadata=dict(graph.metadata_props),
     )
@@ -94,7 +96,7 @@ def _with_text(inspection: Inspection, artifact: Artifact, contexts: Sequence[in
 def _opened(path: Path) -> Artifact | Unavailable:
     try:
         return Artifact.open(path)
-    except ArtifactError as error:
+    except UnsupportedError as error:
         return Unavailable(reason=" ".join(filter(None, (error.fact, error.cause))))
 
 
@@ -128,14 +130,6 @@ def _memory(artifact: Artifact, contexts: Sequence[int]) -> tuple[MemoryAt, ...]
         )
         for count in dict.fromkeys(asked)
     )
-
-
-def _cache_type(graph: OnnxGraph, path: Path) -> str:
-    try:
-        caches = cache_inputs(graph, stated_beside(path))
-    except ArtifactError:
-        return "none"  # the config is no good, which the shape's own sentence says
-    return caches[0].type.lower() if caches else "none"
 
 
 def _tokenizer(artifact: Artifact) -> TokenizerFacts | Unavailable:

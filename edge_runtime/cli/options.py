@@ -112,6 +112,14 @@ def complete_level(incomplete: str) -> list[tuple[str, str]]:
     return [(name, lv.description) for name, lv in LEVELS.items() if name.startswith(begun)]
 
 
+def complete_quantize_level(incomplete: str) -> list[tuple[str, str]]:
+    """Names and descriptions of what `edge quantize` makes of either format that begin so."""
+    from quantize.onnx.algorithms import LEVELS
+
+    begun = incomplete.lower()
+    return [*complete_level(incomplete), *(x for x in LEVELS.items() if x[0].startswith(begun))]
+
+
 def complete_any_level(incomplete: str) -> list[tuple[str, str]]:
     """Names and descriptions of the levels of either format that begin so."""
     from quantize.onnx.levels import USES

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UnsupportedError, UsageError
-from .options import PANEL_OUT, Force, JsonOutput, Verify, complete_level, level_names
+from .options import (
+    PANEL_OUT,
+    Force,
+    JsonOutput,
+    Verify,
+    complete_quantize_level,
+    level_names,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +47,7 @@ def quantize(
             "-l",
             help="Level to make: Q8_0, Q4_K_M ... of an ONNX model int4, int8 or int8-dynamic."
             " Repeat it or separate by commas.",
-            autocompletion=complete_level,
+            autocompletion=complete_quantize_level,
             show_default=False,
             rich_help_panel=_PANEL_WHAT,
         ),
@@ -216,7 +223,7 @@ def quantize(
     if source is None or not asked:
         raise UsageError(
             "There is no file to quantize." if source is None else "No level is given.",
-            way_out="Write: edge quantize MODEL --level Q4_K_M, or int4 for ONNX; all: --list-levels",
+            way_out="Write: edge quantize MODEL --level Q4_K_M (ONNX: int4); all: --list-levels",
         )
     for_onnx = {
         "--algorithm": algorithm,

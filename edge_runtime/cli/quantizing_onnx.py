@@ -178,7 +178,7 @@ def show_onnx_plans(
                     paths=(),
                     size_bytes=plan.total_bytes,
                     source_bytes=plan.source_bytes,
-                    nodes=len(plan.matrices),
+                    nodes=len(plan.matrices) + len(plan.convolutions),
                     elements=plan.elements,
                     stays=_stays(plan.kept),
                 )

@@ -226,7 +226,7 @@ class _Sizes:
             return self._known[dim][0]
         size = self._default(value, axis, dim)
         if size is None:
-            if value not in self._missing:
+            if self._missing[-1:] != [value]:
                 self._missing.append(value)
             return 1
         self._assumed[dim or f"dimension {axis} of {value.name}"] = size

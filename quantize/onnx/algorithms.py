@@ -116,7 +116,7 @@ class OnnxQuantizeOptions:
             # the one it spread errors for, and loses four times what rounding to nearest loses.
             raise UsageError(
                 f"{self.algorithm} is offered with zero points only.",
-                way_out="Leave --symmetric out, or choose k_quant.",
+                way_out="Leave --symmetric out, or choose k-quant.",
             )
 
     def bits(self, level: str) -> int:

@@ -35,14 +35,22 @@ def _build(job: Job, say: Say) -> dict[str, object]:
     try:
         with contextlib.redirect_stdout(_Lines(say)):
             runpy.run_module(_BUILDER, run_name="__main__", alter_sys=True)
-    except ModuleNotFoundError as error:
-        return {"missing": error.name or str(error)}
+    except ImportError as error:
+        # runpy wraps what it finds missing on its way to the builder.
+        missing = error.__cause__ or error
+        if isinstance(missing, ModuleNotFoundError):
+            return {"missing": missing.name or str(missing)}
+        return {"failed": _words(error)}
     except SystemExit as ended:  # argparse's way to refuse
         if ended.code:
             return {"failed": f"It ended with exit status {ended.code}."}
     except Exception as error:  # another's program, which raises whatever it likes
-        return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]}
+        return {"failed": _words(error)}
     return {"done": True}
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
 class _Lines(io.TextIOBase):

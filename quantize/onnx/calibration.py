@@ -44,7 +44,7 @@ class Samples:
             raise UnsupportedError(
                 f"There is no {TOKENIZER_NAME} beside {model.name}.",
                 cause="The calibration text must be cut into the model's own tokens.",
-                way_out="Put the model's tokenizer beside it, or choose --algorithm k_quant.",
+                way_out="Put the model's tokenizer beside it, or choose --algorithm k-quant.",
             )
         ids = tokenizers.Tokenizer.from_file(str(path)).encode(_words(text)).ids
         if len(ids) < _LEAST_TOKENS:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from edge_runtime.artifact import Artifact, ModelShape
 from edge_runtime.artifact.shape import is_rope_table
-from edge_runtime.errors import UnsupportedError, UsageError
+from edge_runtime.errors import FormatError, UnsupportedError, UsageError
 
 from .. import architectures
 from ..assembly import Assembly, assemble
@@ -114,11 +114,11 @@ def convert_onnx(
     return Artifact.open(out)
 
 
-def refuse_around(checkpoint: Path, out: Path) -> None:
-    """Raises UsageError for an output folder that holds the checkpoint."""
-    if checkpoint.resolve().is_relative_to(out.resolve()):
+def refuse_around(source: Path, out: Path) -> None:
+    """Raises UsageError for an output folder that is the source's folder, or around it."""
+    if source.resolve().is_relative_to(out.resolve()):
         raise UsageError(
-            f"{out} holds the checkpoint itself.",
+            f"{out} holds what it would be made from.",
             cause="A model's folder is replaced as a whole.",
             way_out="Name a folder of its own.",
         )
@@ -265,8 +265,15 @@ class _Model:
         """What lies beside the model: the checkpoint's small files, and genai's settings."""
         found = {name: self.checkpoint.data(name) for name in COPIED}
         generation = self.checkpoint.json("generation_config.json") or {}
-        if found["tokenizer.json"] is None:
-            found["tokenizer.json"] = described_by(TokenizerFiles.read(self.checkpoint))
+        files = TokenizerFiles.read(self.checkpoint)  # also where it is not used: it must be sound
+        if files.described is None:
+            found["tokenizer.json"] = described_by(files)
+        elif not isinstance(files.described.get("model"), dict):
+            raise FormatError(
+                f"{self.checkpoint.path / 'tokenizer.json'} describes no tokenizer.",
+                cause="It has no model.",
+                way_out="Download it again.",
+            )
         return {
             **{name: data for name, data in found.items() if data is not None},
             "genai_config.json": genai_config(self.shape, self.checkpoint.config, generation),

@@ -70,7 +70,7 @@ def write_official(
         raise BackendError(
             "onnxruntime.quantization gave up.",
             cause=f"It says: {type(error).__name__} {words}",
-            way_out="Choose --algorithm rtn or k_quant, which need none of it.",
+            way_out="Choose --algorithm rtn or k-quant, which need none of it.",
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -84,14 +84,14 @@ def _check_for_gptq(matrices: Sequence[Matrix], block_size: int) -> None:
             raise UnsupportedError(
                 "gptq takes weights of fp32 only.",
                 cause=f"That of {name} is {kind}.",
-                way_out="Choose --algorithm k_quant, or start from the model at fp32.",
+                way_out="Choose --algorithm k-quant, or start from the model at fp32.",
             )
         # It packs zero points of 4 bits across rows, which comes out wrong by half a byte.
         if -(-matrix.columns // block_size) % 2:
             raise UnsupportedError(
                 "gptq takes rows of an even number of blocks only.",
                 cause=f"{name} has rows of {matrix.columns}, blocks are of {block_size}.",
-                way_out="Choose a smaller --block-size, or --algorithm k_quant.",
+                way_out="Choose a smaller --block-size, or --algorithm k-quant.",
             )
 
 

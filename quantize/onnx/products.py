@@ -28,6 +28,10 @@ _LAYER = re.compile(r"(?:layers?|blk|h)[./](\d+)[./]")
 _SENSITIVE = re.compile(r"down_proj|v_proj|qkv_proj|ffn_down|attn_v|attn_qkv|c_attn|mlp[./]c_proj")
 
 
+EXCLUDED, CONVOLUTION = "it is excluded", "it is a convolution"
+"""Reasons to stay floats that others ask about."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
     """A constant matrix as a product reads it: `rows` are its outputs.
@@ -82,11 +86,12 @@ def products_of(
         if operator.op == "Conv":
             weight = reading.constant(operator, 1)
             if weight is not None:
-                kept.append(_kept(operator, "it is a convolution", weight))
+                out = {operator.name, operator.called} & excluded
+                kept.append(_kept(operator, EXCLUDED if out else CONVOLUTION, weight))
         elif operator.op in PRODUCTS:
             matrix = reading.matrix(operator)
             if isinstance(matrix, Matrix) and {operator.name, operator.called} & excluded:
-                kept.append(_kept(operator, "it is excluded", matrix.weight))
+                kept.append(_kept(operator, EXCLUDED, matrix.weight))
             elif isinstance(matrix, Matrix):
                 found.append(matrix)
             else:
@@ -109,7 +114,6 @@ class _Reading:
     def __init__(self, graph: OnnxGraph, operators: Sequence[Operator]) -> None:
         self._listed = Counter(tensor.name for tensor in graph.initializers)
         self._constants = {tensor.name: tensor for tensor in graph.initializers}
-        self._fed = {value.name for value in graph.inputs}
         self._turned = {
             operator.outputs[0]: operator
             for operator in operators
@@ -129,7 +133,9 @@ class _Reading:
             if turned is not None and turned.lists.get("perm", (1, 0)) != (1, 0):
                 weight = None
         if weight is None:
-            return _kept(operator, "neither factor is a constant")
+            first = self.constant(operator, 0)
+            reason = "neither factor is a constant" if first is None else "its constant comes first"
+            return _kept(operator, reason, first)
         if len(weight.dims) != 2:
             dims = "x".join(map(str, weight.dims)) or "none"
             return _kept(operator, f"its weight has the dims {dims}, not two", weight)

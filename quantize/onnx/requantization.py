@@ -7,7 +7,9 @@ they do not know without a word. It refuses to know how blocks are made.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import math
 import shlex
 import shutil
@@ -16,8 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_runtime import errors
+from edge_runtime.artifact import Artifact
 from edge_runtime.artifact.onnx.artifact import LEVEL_KEY
-from edge_runtime.artifact.onnx.folder import GENAI_CONFIG_NAME, model_in, side_file
+from edge_runtime.artifact.onnx.folder import (
+    GENAI_CONFIG_NAME,
+    genai_config,
+    model_in,
+    side_file,
+)
 from edge_runtime.artifact.onnx.graph import OnnxGraph, read_graph
 from edge_runtime.errors import (
     BackendError,
@@ -34,9 +42,9 @@ from ..writers.folder import check_folder, whole_folder
 from ..writers.onnx_folder import MODEL_NAME
 from ..writers.whole_file import disk_error
 from .algorithms import OFFICIAL, OnnxQuantizeOptions, onnx_quantize_level
-from .conversion import COPIED
+from .conversion import COPIED, refuse_around
 from .outline import operators_of
-from .products import Kept, Matrix, is_quantized, products_of, reasons
+from .products import CONVOLUTION, EXCLUDED, Kept, Matrix, is_quantized, products_of, reasons
 
 Progress = Callable[[float], None]
 Stage = Callable[[str], None]
@@ -82,6 +90,7 @@ class RequantizePlan:
     options: OnnxQuantizeOptions
     graph: OnnxGraph
     matrices: tuple[Matrix, ...]
+    convolutions: tuple[Kept, ...]
     kept: tuple[Kept, ...]
     total_bytes: int
 
@@ -93,7 +102,8 @@ class RequantizePlan:
     @property
     def elements(self) -> int:
         """Weights that become integers; one that is read twice counts once."""
-        return sum({m.weight.name: m.weight.elements for m in self.matrices}.values())
+        products = sum({m.weight.name: m.weight.elements for m in self.matrices}.values())
+        return products + sum(k.elements for k in self.convolutions)
 
 
 def plan_onnx(
@@ -103,7 +113,8 @@ def plan_onnx(
 
     `source` is an ONNX file or a folder that holds one. Raises UsageError for options that do not
     go together and a model that is quantized already, UnsupportedError when too little of it can
-    be, and what `read_graph` raises for a damaged one.
+    be, FormatError for a config that contradicts the graph, and what `read_graph` raises for a
+    damaged one.
     """
     level = onnx_quantize_level(level)
     options = options or OnnxQuantizeOptions()
@@ -116,8 +127,12 @@ def plan_onnx(
             cause="It holds integers with scales; quantizing it again loses quality twice.",
             way_out="Start from the model at fp32 or fp16.",
         )
+    with contextlib.suppress(UnsupportedError):  # a model of a kind that is not run here
+        Artifact.open(model)  # a config that contradicts the graph would go with the new one
     operators = operators_of(model)
     matrices, kept = products_of(graph, operators, options.exclude)
+    # Only this level makes integers of them.
+    convolutions = tuple(k for k in kept if level == "int8-dynamic" and k.reason == CONVOLUTION)
     _check_excluded(options, {name for o in operators for name in (o.name, o.called)})
     plan = RequantizePlan(
         source=model,
@@ -126,8 +141,10 @@ def plan_onnx(
         options=options,
         graph=graph,
         matrices=matrices,
-        kept=kept,
-        total_bytes=_total_bytes(graph, matrices, options, level),
+        convolutions=convolutions,
+        kept=tuple(k for k in kept if k not in convolutions),
+        total_bytes=_total_bytes(graph, matrices, options, level)
+        - 3 * sum(k.elements for k in convolutions),  # of four bytes each one stays
     )
     _check_share(plan)
     return plan
@@ -159,19 +176,14 @@ def requantize_onnx(
     """
     source, out = Path(source), Path(out)
     plan = plan_onnx(source, level, options=options)
-    folder_of_source = plan.source.parent.resolve()
-    if folder_of_source.is_relative_to(out.resolve()):
-        raise UsageError(
-            f"{out} would replace its own source.",
-            cause="A model's folder is replaced as a whole.",
-            way_out="Name another folder.",
-        )
+    refuse_around(plan.source.parent, out)
     check_folder(out, plan.total_bytes, holds=MODEL_NAME, overwrite=overwrite)
     _check_memory(plan)
+    settings = _genai_settings(plan.source)
     with whole_folder(out, plan.total_bytes, holds=MODEL_NAME, overwrite=overwrite) as folder:
         peak = _work(plan, folder, out, progress, stage)
         _open_to_all(folder)
-        _copy_side_files(plan.source, folder)
+        _copy_side_files(plan.source, folder, settings)
         nodes, size = _check_result(plan, folder)
         if verify:
             from .trial import run_once
@@ -292,22 +304,18 @@ def _check_excluded(options: OnnxQuantizeOptions, known: set[str]) -> None:
 
 def _check_share(plan: RequantizePlan) -> None:
     """Refuses a model of which too little can be quantized to be called so."""
-    dynamic = plan.level == "int8-dynamic"
-    stays = [k for k in plan.kept if k.elements and k.reason != "it is excluded"]
-    floats = sum(k.elements for k in stays if not (dynamic and k.op == "Conv"))
-    whole = plan.elements + floats
-    if plan.matrices and plan.elements >= _LEAST_SHARE * whole:
-        return
-    if dynamic and any(k.op == "Conv" for k in plan.kept):
+    stays = [k for k in plan.kept if k.elements and k.reason != EXCLUDED]
+    whole = plan.elements + sum(k.elements for k in stays)
+    if plan.elements and plan.elements >= _LEAST_SHARE * whole:
         return
     why = next((f"{first}: {reason}" for reason, _, first in reasons(stays)), "")
-    excluded = any(k.reason == "it is excluded" for k in plan.kept)
-    found = "nothing" if not plan.matrices else f"{plan.elements / whole:.0%} of its weights"
+    excluded = any(k.reason == EXCLUDED for k in plan.kept)
+    found = "nothing" if not plan.elements else f"{plan.elements / whole:.0%} of its weights"
     convolutions = any(k.op == "Conv" for k in stays)
     raise UnsupportedError(
         f"Of {plan.source.name}, {found} can be stored at {plan.level}.",
         cause="Everything is excluded."
-        if excluded and not plan.matrices
+        if excluded and not plan.elements
         else f"Most of it stays floats; {why}."
         if why
         else "It holds no product with a constant matrix.",
@@ -330,7 +338,7 @@ def _check_memory(plan: RequantizePlan) -> None:
             f"Quantizing {plan.source.name} with {key} takes about {format_bytes(needed)} of"
             " memory.",
             cause=f"It is held whole, more than once; {format_bytes(available)} are available.",
-            way_out="Choose --algorithm rtn or k_quant: those need little.",
+            way_out="Choose --algorithm rtn or k-quant: those need little.",
         )
 
 
@@ -352,18 +360,25 @@ def _open_to_all(folder: Path) -> None:
         path.chmod(mode)
 
 
-def _copy_side_files(model: Path, folder: Path) -> None:
+def _copy_side_files(model: Path, folder: Path, settings: bytes | None) -> None:
     for name in _SIDE_FILES:
         path = side_file(model, name)
         if path is not None:
             shutil.copyfile(path, folder / name)
-    config = model.parent / GENAI_CONFIG_NAME
-    if config.is_file():
-        text = config.read_text("utf-8")
-        if model.name != MODEL_NAME:
-            quoted = f'"{model.name}"'
-            text = text.replace(f'"filename": {quoted}', f'"filename": "{MODEL_NAME}"')
-        (folder / GENAI_CONFIG_NAME).write_text(text, "utf-8")
+    if settings is not None:
+        (folder / GENAI_CONFIG_NAME).write_bytes(settings)
+
+
+def _genai_settings(model: Path) -> bytes | None:
+    """What onnxruntime-genai is to know, as beside the source, but of the new file's name."""
+    config = genai_config(model.parent)
+    if config is None:
+        return None
+    stated = config["model"]
+    decoder = stated.get("decoder") if isinstance(stated, dict) else None
+    if isinstance(decoder, dict):
+        decoder["filename"] = MODEL_NAME
+    return json.dumps(config, indent=4).encode() + b"\n"
 
 
 def _check_result(plan: RequantizePlan, folder: Path) -> tuple[int, int]:

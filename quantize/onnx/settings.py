@@ -58,19 +58,19 @@ def genai_config(
     inner = config.get("text_config")
     sources = (generation, config, inner if isinstance(inner, Mapping) else {})
 
-    def token(key: str) -> object:
+    def tokens(key: str) -> list[int]:
         for source in sources:
-            if source.get(key) is not None:
-                return source[key]
-        return None
+            stated = source.get(key)
+            listed = stated if isinstance(stated, list) else [stated]
+            if found := [n for n in listed if type(n) is int and 0 <= n < shape.vocabulary_tokens]:
+                return found
+        return []
 
-    ends = token("eos_token_id")
-    first_end = ends[0] if isinstance(ends, list) and ends else ends
-    beginning = token("bos_token_id")
-    filling = token("pad_token_id")
-    filling = first_end if filling is None else filling
+    ends = tokens("eos_token_id") or [0]
+    beginning = tokens("bos_token_id") or [0]
+    filling = tokens("pad_token_id") or ends
     model: dict[str, object] = {
-        "bos_token_id": beginning if isinstance(beginning, int) else 0,
+        "bos_token_id": beginning[0],
         "context_length": shape.context_tokens,
         "decoder": {
             "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
@@ -92,8 +92,8 @@ def genai_config(
             "num_hidden_layers": shape.layers,
             "num_key_value_heads": shape.kv_heads,
         },
-        "eos_token_id": ends if isinstance(ends, int | list) else 0,
-        "pad_token_id": filling if isinstance(filling, int) else 0,
+        "eos_token_id": ends if len(ends) > 1 else ends[0],
+        "pad_token_id": filling[0],
         "type": _TYPES[shape.architecture],
         "vocab_size": shape.vocabulary_tokens,
     }

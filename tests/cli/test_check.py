@@ -375,6 +375,22 @@ def test_hostile_configs_get_a_sentence(edge: Edge, tmp_path: Path, text: str) -
     assert err.startswith("edge: ")
 
 
+def test_a_model_made_for_less_context_is_judged_at_its_own_and_says_so(
+    edge: Edge, config: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    note = "judged at 1024 tokens of context, all it was made for, not at 4096"
+    quantize.convert(tiny_model_dir, tmp_path / "tiny", level="onnx:int4")
+    code, out, err = edge("check", tmp_path / "tiny", "--backend", "fake", "--budget", "1s")
+    assert code == 0, err
+    assert note in " ".join(out.split())
+    config.write_text(json.dumps(CONFIG | {"max_position_embeddings": 1024}))
+    levels = ("--backend", "fake", "--budget", "1s", "--level", "onnx:int4,Q4_K_M", "--json")
+    code, out, err = edge("check", config, *levels)
+    assert code == 0, err
+    verdicts = [row["verdict"] for row in json.loads(out)["rows"]]
+    assert [(v["context_tokens"], note in v["notes"]) for v in verdicts] == [(1024, True)] * 2
+
+
 def test_a_directory_without_a_model_is_refused(edge: Edge, tmp_path: Path) -> None:
     code, _, err = edge("check", tmp_path)
     assert code == 4

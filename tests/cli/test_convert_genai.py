@@ -140,6 +140,28 @@ def test_without_the_builder_one_sentence_names_the_extra(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_nothing_of_the_builder_is_installed_the_sentence_is_the_same(
+    edge: Edge, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "path"
+    path.mkdir()
+    # Hides the package from the child, where it is installed.
+    (path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Hidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'onnxruntime_genai':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+    )
+    monkeypatch.syspath_prepend(path)
+    code, out, err = edge("convert", tiny_model_dir, "--builder", "genai")
+    assert (code, out) == (4, "")
+    assert "There is no module onnxruntime_genai" in err
+    assert "pip install 'edge-runtime[genai-builder]'" in err
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(
     ("act", "words"),
     [

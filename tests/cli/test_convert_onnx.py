@@ -73,6 +73,10 @@ def test_what_was_written_is_told_as_one_document(
     assert (found["size_bytes"], found["verified"]) == (made.size_bytes, True)
     # 4 bits, a float32 scale and 4 bits of zero point for 128 weights; a few norms in float32.
     assert found["bits_per_weight"] == pytest.approx(4 + 36 / 128, abs=0.05)
+    seen = json.loads(edge("inspect", folder, "--json")[1])
+    assert seen["bits_per_weight"] == found["bits_per_weight"]
+    rotary = next(row for row in seen["mix"] if row["type"] == "rotary")
+    assert rotary["size_bytes"] == 2 * 1024 * 32 * 4  # cosines and sines, apart from the weights
 
 
 def test_every_option_reaches_the_graph(edge: Edge, tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -170,9 +174,10 @@ def awkward(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     (root / "linked").symlink_to("real")
     shutil.copy(tiny_model_dir / "config.json", root / "pickled")
     (root / "pickled" / "pytorch_model.bin").write_bytes(b"\x80")
-    for name in ("foreign", "torn", "diverged", "huge"):
+    for name in ("foreign", "torn", "diverged", "huge", "mute"):
         shutil.copytree(tiny_model_dir, root / name)
     (root / "foreign" / "config.json").write_text('{"architectures": ["MambaForCausalLM"]}')
+    (root / "mute" / "tokenizer.json").write_text("{}")
     os.truncate(root / "torn" / "model.safetensors", 4_000_000)
     for name, value in (("diverged", np.nan), ("huge", 1e6)):
         weights = load_file(root / name / "model.safetensors")
@@ -213,13 +218,14 @@ def awkward(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         (("tiny", "--to", "onnx", "-o", "linked", "--force"), 2, "no folder"),
         (("tiny", "--to", "onnx", "-o", "strange", "--force"), 2, "no model.onnx in it"),
         (("tiny", "--to", "onnx", "-o", "nested", "--force"), 2, "the folder photos"),
-        (("tiny", "--to", "onnx", "-o", "tiny", "--force"), 2, "holds the checkpoint itself"),
-        (("tiny", "--to", "onnx", "-o", ".", "--force"), 2, "holds the checkpoint itself"),
+        (("tiny", "--to", "onnx", "-o", "tiny", "--force"), 2, "holds what it would be made from"),
+        (("tiny", "--to", "onnx", "-o", ".", "--force"), 2, "holds what it would be made from"),
         (("tiny", "--to", "onnx", "-o", 300 * "x"), 4, "name too long"),
         (("gone", "--to", "onnx"), 4, "There is no gone"),
         (("empty", "--to", "onnx"), 4, "config.json"),
         (("pickled", "--to", "onnx"), 4, "pickle"),
         (("torn", "--to", "onnx"), 4, "model.safetensors"),
+        (("mute", "--to", "onnx"), 4, "describes no tokenizer"),
         (("diverged", "--to", "onnx"), 4, "no finite numbers"),
         (("huge", "-l", "onnx:fp16"), 4, "too large for fp16"),
         (("foreign", "--to", "onnx"), 4, "edge convert foreign --level onnx:int4 --builder genai"),

@@ -4,33 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edge_runtime.cli import app as application
 from tests import onnx_models as made
 
 Edge = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def edge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Edge:
-    """Runs the command; gives exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edge", *map(str, arguments)])
-        code = 0
-        try:
-            application.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def folder(where: Path, level: str = "int4") -> Path:
@@ -91,13 +72,23 @@ def test_a_network_that_reads_no_text_is_shown_too(edge: Edge, tmp_path: Path) -
     assert "Tokenizer" not in out
 
 
-def test_a_config_that_contradicts_the_graph_is_a_reason_not_a_crash(
-    edge: Edge, tmp_path: Path
-) -> None:
+def test_a_config_that_contradicts_the_graph_is_one_sentence(edge: Edge, tmp_path: Path) -> None:
     made.save(made.Decoder().model, tmp_path / "model.onnx", config={**made.CONFIG, "head_dim": 32})
+    for command in (("inspect",), ("run", "-p", "x")):
+        code, out, err = edge(command[0], tmp_path, *command[1:])
+        assert (code, out) == (4, "")
+        assert "config.json contradicts model.onnx." in err
+        assert "It says head_dim 32; the graph has 16." in err
+
+
+def test_a_language_model_that_is_not_run_is_still_called_one(edge: Edge, tmp_path: Path) -> None:
+    made.save(made.Decoder(cache=False).model, tmp_path / "model.onnx", config=made.CONFIG)
     code, out, _ = edge("inspect", tmp_path)
     assert code == 0
-    assert "contradicts" in out
+    shown = rows(out)
+    assert shown["Architecture"] == "llama"
+    assert "keeps no cache" in shown["Shape"]
+    assert "Tokenizer" not in shown
 
 
 @pytest.mark.parametrize("spoil", ["cut", "missing", "garbage"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.artifact import LEVELS, Artifact
-from edge_runtime.cli.options import complete_level
+from edge_runtime.cli.options import complete_level, complete_quantize_level
 from edge_runtime.cli.quantizing import stem_of
 
 pytestmark = pytest.mark.engine
@@ -123,11 +123,18 @@ def test_levels_are_listed_with_what_they_cost(edge: Edge) -> None:
     rows = {row["name"]: row for row in json.loads(edge("quantize", "--list-levels", "--json")[1])}
     assert rows["Q4_K_M"]["bits_per_weight"] == 4.5
     assert rows["IQ1_S"]["needs_imatrix"]
+    assert [name for name in rows if name not in LEVELS] == [
+        "onnx:fp32", "onnx:fp16", "onnx:int8", "onnx:int4", "onnx:int8-dynamic",
+    ]  # fmt: skip
+    assert rows["onnx:int4"]["bits_per_weight"] == 5.0  # a scale of float32 for 32 weights
+    assert "onnx:int8-dynamic" in out
     assert rows["IQ4_XS"]["cost"] > rows["Q4_0"]["cost"] == 1
 
 
 def test_the_shell_completes_levels() -> None:
     assert [name for name, _ in complete_level("q4_k")] == ["Q4_K_M", "Q4_K_S"]
+    made = [name for name, _ in complete_quantize_level("int")]
+    assert made == ["int4", "int8", "int8-dynamic"]
     assert len(complete_level("")) == len(LEVELS)
 
 

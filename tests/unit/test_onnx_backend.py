@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -179,7 +180,7 @@ def test_threads_spin_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"threads": 0}, "threads"),
         ({"context_tokens": 0}, "context_tokens"),
-        ({"context_tokens": 513}, "512 rows"),
+        ({"context_tokens": 513}, "made for 512"),
         ({"kv_type_k": "q8_0"}, "declares the type"),
         ({"flash_attention": "on"}, "operators decide"),
         ({"gpu_layers": 3}, "no accelerator"),
@@ -287,6 +288,18 @@ def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         backends.backend("onnx").engine()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows builds report by the system's means")
+def test_the_engine_reports_to_nobody_and_leaves_no_files_of_its_own(tmp_path: Path) -> None:
+    places = dict.fromkeys(("TMPDIR", "HOME", "XDG_CACHE_HOME"), str(tmp_path))
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"} | places
+    load = "from edge_runtime.backends.onnx import library; library.library()"
+    command = [sys.executable, "-B", "-c", load]
+    subprocess.run(
+        command, env=environment, cwd=Path(edge.__file__).parents[1], check=True, timeout=60
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_complaints_are_sentences() -> None:
     said = (
         "[ONNXRuntimeError] : 1 : FAIL : Load model from /x/m.onnx failed:"
@@ -295,6 +308,13 @@ def test_complaints_are_sentences() -> None:
     )
     assert library.complaint(RuntimeError(said)).endswith("max supported IR version: 11.")
     assert "model.cc" not in library.complaint(RuntimeError(said))
+    said = (
+        "Load model from /x/m.onnx failed:This is an invalid model. Error No Op registered for Foo"
+    )
+    assert library.complaint(RuntimeError(said)).startswith("ONNX Runtime says: This is an invalid")
+    unknown = library.translated(RuntimeError(said), "It failed.")
+    assert isinstance(unknown, UnsupportedError)
+    assert unknown.cause == "The engine knows no operator Foo."
     memory = library.translated(RuntimeError("std::bad_alloc"), "It failed.")
     assert isinstance(memory, MemoryLimitError)
     assert memory.cause == "There is not enough free memory."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -343,7 +344,7 @@ def test_dynamic_int8_takes_fused_products_and_convolutions(
         requantize_onnx(vision, tmp_path / "no", "int8")
     assert not (tmp_path / "no").exists()
     made = requantize_onnx(vision, tmp_path / "vision", "int8-dynamic", verify=True)
-    assert made.nodes == 2
+    assert (made.nodes, made.elements, made.kept) == (2, 64 * 32 * 9 + 10 * 64, ())
 
 
 def convolution(path: Path, drawn: Any) -> Path:
@@ -427,7 +428,7 @@ def test_a_target_that_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) 
     assert content(tmp_path / "out") == before
     requantize_onnx(source, tmp_path / "out", "int8", overwrite=True)
     assert Artifact.open(tmp_path / "out").level == "int8"
-    with pytest.raises(errors.UsageError, match="own source"):
+    with pytest.raises(errors.UsageError, match="made from"):
         requantize_onnx(source, tmp_path / "in", "int8", overwrite=True)
 
 
@@ -469,7 +470,7 @@ def test_too_little_memory_is_said_beforehand(
 ) -> None:
     source = write_folder(tmp_path / "in")
     monkeypatch.setattr(requantization, "_available_bytes", lambda: 100 * 2**20)
-    with pytest.raises(errors.MemoryLimitError, match="rtn or k_quant"):
+    with pytest.raises(errors.MemoryLimitError, match="rtn or k-quant"):
         requantize_onnx(source, tmp_path / "out", "int8-dynamic")
     assert requantize_onnx(source, tmp_path / "out", "int4").nodes == 15
 
@@ -508,3 +509,34 @@ def test_the_plan_says_the_size_that_comes_out(tiny: Path, tmp_path: Path) -> No
     side = sum(p.stat().st_size for p in tiny.iterdir() if not p.name.startswith("model.onnx"))
     assert plan.total_bytes == pytest.approx(made.size_bytes - side, rel=0.02)
     assert len(plan.matrices) == made.products
+
+
+def test_settings_for_genai_name_the_new_file(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "in")
+    source = source.rename(source.with_name("model_fp32.onnx"))
+    settings = source.with_name("genai_config.json")
+    stated = json.loads(settings.read_text("utf-8"))
+    stated["model"]["decoder"]["filename"] = source.name
+    settings.write_text(json.dumps(stated, separators=(",", ":")), "utf-8")
+    requantize_onnx(source.parent, tmp_path / "out", "int4")
+    stated["model"]["decoder"]["filename"] = "model.onnx"
+    assert json.loads((tmp_path / "out" / "genai_config.json").read_text("utf-8")) == stated
+    assert Artifact.open(tmp_path / "out").level == "int4"
+
+
+def test_settings_that_are_no_text_are_refused_before_the_work(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "in")
+    source.with_name("genai_config.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(errors.FormatError, match=r"genai_config\.json"):
+        requantize_onnx(source, tmp_path / "out", "int4")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_config_of_another_model_does_not_go_with_the_new_one(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "in")
+    settings = source.with_name("config.json")
+    stated = json.loads(settings.read_text("utf-8"))
+    settings.write_text(json.dumps(stated | {"num_hidden_layers": 99}), "utf-8")
+    with pytest.raises(errors.FormatError, match=r"config\.json contradicts"):
+        requantize_onnx(source, tmp_path / "out", "int4")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]

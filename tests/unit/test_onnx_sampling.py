@@ -129,11 +129,41 @@ def test_penalties_forget_what_is_too_long_ago() -> None:
     assert [none.sample() for _ in range(3)] == [0, 0, 0]
 
 
-def test_the_models_own_logits_are_left_as_they_are() -> None:
-    session = Logits([3.0, 2.0, 1.0], ends=(0,))
-    sampling = Sampling(temperature=0.0, presence_penalty=1.5, ignore_eos=True)
+@pytest.mark.parametrize(
+    "way", [{"temperature": 0.0}, {"top_k": 20}, {"top_p": 0.8}, {"min_p": 0.1}, {}]
+)
+def test_the_models_own_logits_are_left_as_they_are(way: dict[str, Any]) -> None:
+    values = np.random.default_rng(5).standard_normal(200).astype(np.float32) * 4
+    values[3] = -0.0
+    session = Logits(values, ends=(int(values.argmax()), 3))
+    before = session.values.tobytes()
+    sampling = replace(
+        PLAIN, repeat_penalty=1.7, frequency_penalty=0.3, presence_penalty=0.4,
+        penalty_last_tokens=5, ignore_eos=True, **way,
+    )  # fmt: skip
     one = NumpySampler(session, sampling)  # type: ignore[arg-type]
-    assert [one.sample() for _ in range(3)] == [1, 2, 1]
+    for _ in range(30):
+        one.sample()
+        assert session.values.tobytes() == before
+
+
+@pytest.mark.parametrize("way", [{"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.8}, {}])
+def test_logits_are_put_back_when_no_token_can_be_chosen(way: dict[str, Any]) -> None:
+    session = Logits([3.0, 2.0, 1.0])
+    sampling = replace(PLAIN, presence_penalty=1.5, ignore_eos=True, **way)
+    one = NumpySampler(session, sampling)  # type: ignore[arg-type]
+    one.sample()
+    for value in (math.nan, -math.inf):
+        session.values[:] = value
+        before = session.values.tobytes()
+        with pytest.raises(BackendError, match="no finite logits"):
+            one.sample()
+        assert session.values.tobytes() == before
+    # Every token is forbidden.
+    session = Logits([3.0, 2.0, 1.0], ends=(0, 1, 2))
+    one = NumpySampler(session, sampling)  # type: ignore[arg-type]
+    with pytest.raises(BackendError, match="no finite logits"):
+        one.sample()
     assert session.values.tolist() == [3.0, 2.0, 1.0]
 
 
@@ -149,7 +179,9 @@ def test_an_end_that_is_ignored_never_comes() -> None:
 def test_numbers_that_are_none_are_an_error(temperature: float, top_k: int, bad: float) -> None:
     sampling = replace(PLAIN, temperature=temperature, top_k=top_k)
     if temperature == 0.0 and bad == math.inf:
-        return  # an infinite logit is the largest: greedy choice is still defined
+        # An infinite logit is the largest: greedy choice is still defined.
+        assert sampler([1.0, bad, 0.5] * 100, sampling).sample() == 1
+        return
     with pytest.raises(BackendError, match="no finite logits"):
         sampler([1.0, bad, 0.5] * 100, sampling).sample()
 

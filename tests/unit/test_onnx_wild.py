@@ -211,9 +211,15 @@ def _sized(name: str, axis: int, size: int) -> Callable[[onnx.ModelProto], None]
     return change
 
 
+def _more(model: onnx.ModelProto) -> None:
+    name = f"past_key_values.{'1' * 5000}.key"
+    model.graph.input.append(helper.make_tensor_value_info(name, 1, [1, 2, "past", 8]))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
+        (_more, "cannot be filled: past_key_values.1{64}[.] It takes"),
         (_typed("attention_mask", 6), "attention_mask as tensor.int32., and its token ids as"),
         (_typed("attention_mask", 9), "attention_mask as tensor.bool."),
         (_typed("input_ids", 6), "its token ids as tensor.int32."),

@@ -33,6 +33,7 @@ _MAX_NAMES = 1_000_000
 _MAX_ALL_NAMES_BYTES = 32 * 1024**2
 _MAX_VALUES = 20_000
 _MAX_PAIRS = 1000
+_MAX_BRANCHES = 16
 _MAX_GRAPH_DEPTH = 12
 
 
@@ -287,6 +288,7 @@ class _Reader:
                 self._initializer(f, output)
             elif f.number in (6, 11):
                 branches.append(self._graph(f, depth + 1))
+                self._bounded(len(branches), _MAX_BRANCHES, "graphs in one operator")
             elif f.number in (4, 5, 7, 8, 10):
                 wire.skip(f)
         if value is not None:

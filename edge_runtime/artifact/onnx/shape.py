@@ -70,6 +70,13 @@ class Stated:
         model = (self.genai or {}).get("model")
         return ConfigValues(model if isinstance(model, Mapping) else {}, of="genai_config")
 
+    @property
+    def family(self) -> str:
+        """The family by whichever config says it, as GGUF calls it; empty where none does."""
+        stated = (_text_part(self.config).get("model_type"), self.genai_model.get("type"))
+        found = next((name for name in stated if isinstance(name, str) and name), "")
+        return ARCHITECTURE_OF.get(found, found[:60])
+
 
 def token_input(graph: OnnxGraph, stated: Stated) -> str | None:
     """The input that takes token ids, None when the model takes none."""
@@ -288,7 +295,7 @@ class _Found:
             self._says_too_little("num_attention_heads")
         return ModelShape(
             name=name,
-            architecture=self._architecture(),
+            architecture=self._stated.family or "unknown",
             layers=layers,
             layers_of_model=layers,
             hidden=hidden,
@@ -333,13 +340,6 @@ class _Found:
             or self._weights.position_rows
             or UNKNOWN_CONTEXT_TOKENS
         )
-
-    def _architecture(self) -> str:
-        for values, key in ((self._config, "model_type"), (self._stated.genai_model, "type")):
-            stated = values.get(key)
-            if isinstance(stated, str) and stated:
-                return ARCHITECTURE_OF.get(stated, stated[:60])
-        return "unknown"
 
     def _scores_masks(self) -> bool:
         """Whether it is an encoder with a head on it, which fills gaps or sorts texts."""

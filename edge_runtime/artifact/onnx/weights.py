@@ -171,7 +171,7 @@ class _Reading:
                 continue
             flips += node.op == "Transpose"
             # What stands for an `If` has an input for each branch.
-            for source in node.inputs if node.op == "Identity" else node.inputs[:1]:
+            for source in node.inputs[: _MAX_TRACED if node.op == "Identity" else 1]:
                 if source and source not in seen:
                     seen.add(source)
                     pending.append((source, flips))

@@ -30,13 +30,19 @@ _SOURCE = re.compile(r"\S*\.(?:cc|cpp|h):\d+\s+(?:[\w:~<>, *&]+(?:\([^)]*\))?(?:
 _OUT_OF_MEMORY = re.compile(
     r"bad[ _]alloc|out of memory|failed to allocate|cannot allocate", re.IGNORECASE
 )
-_LOADING = re.compile(r"^Load model from .*?(?: failed:\s*|\.onnx\s+)(?:Fatal error: )?")
+_LOADING = re.compile(
+    r"^Load model from .*?(?: failed:\s*|\.onnx\s+(?:failed:\s*)?)(?:Fatal error: )?"
+)
 _MAX_CAUSE_CHARS = 400
+_MAX_READ_CHARS = 4000
+"""A graph's own names stand in complaints, and may be of any length."""
 
 _NEWER = "Try a newer engine: pip install --upgrade onnxruntime"
 _AGAIN = "Convert or download the model again."
 _RULES: tuple[tuple[str, type[EdgeError], str, str], ...] = (
     (r"(?:ai\.onnx|com\.microsoft)?:?([\w.:]+)\(-?\d+\) is not a registered function/op",
+     UnsupportedError, "The engine knows no operator {0}.", _NEWER),
+    (r"No Op registered for (\w+)",
      UnsupportedError, "The engine knows no operator {0}.", _NEWER),
     (r"Could not find an implementation for (\w+)\(",
      UnsupportedError, "No execution provider in use has a kernel for {0} of these types.",
@@ -96,24 +102,28 @@ def engine() -> Engine:
 
 def complaint(error: BaseException) -> str:
     """What the engine says, as one sentence without error codes and the engine's own file names."""
-    text = _LOADING.sub("", _SOURCE.sub("", _CODE.sub("", str(error))))
+    text = _LOADING.sub("", _SOURCE.sub("", _CODE.sub("", _words(error))))
     text = " ".join(text.split())
     if len(text) > _MAX_CAUSE_CHARS:
         text = text[:_MAX_CAUSE_CHARS].rstrip() + " ..."
     return f"ONNX Runtime says: {text.rstrip('.')}." if text else "ONNX Runtime gives no reason."
 
 
+def _words(error: BaseException) -> str:
+    return str(error)[:_MAX_READ_CHARS]
+
+
 def translated(error: Exception, fact: str) -> EdgeError:
     """The engine's exception as an error of ours: `fact` says what was being done."""
     cause = complaint(error)
-    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(_words(error)):
         return MemoryLimitError(
             fact,
             cause="There is not enough free memory.",
             way_out="Choose a smaller level or a shorter context, or close other programs.",
         )
     for pattern, kind_of_error, meaning, way_out in _RULES:
-        if match := re.search(pattern, str(error), re.MULTILINE):
+        if match := re.search(pattern, _words(error), re.MULTILINE):
             groups = [group for group in match.groups() if group is not None]
             return kind_of_error(fact, cause=meaning.format(*groups), way_out=way_out)
     kind = type(error).__name__

@@ -277,7 +277,7 @@ class OnnxSession:
             raise UnsupportedError(
                 "This model reads texts and writes none.",
                 cause="It is an encoder, made for embeddings.",
-                way_out="Use embed, with SessionOptions(embeddings=True).",
+                way_out="Use embed, with SessionOptions(embeddings=True). To time it: edge profile",
             )
         return decoder
 

@@ -25,7 +25,7 @@ ELEMENT_TYPES = {
 """ONNX's number (onnx.proto, TensorProto.DataType), bytes, and our name of a cache's type."""
 
 _INTEGERS = {"tensor(int64)": 7, "tensor(int32)": 6}
-_NUMBERED = re.compile(r"^(?P<stem>.*?)(?P<layer>\d+)(?P<tail>\D*)$")
+_NUMBERED = re.compile(r"^(?P<stem>.*?)(?P<layer>\d{1,4})(?P<tail>\D*)$")
 _KEY = re.compile(r"(^|[._])(keys?|k)([._]|$)")
 _VALUE = re.compile(r"(^|[._])(values?|v)([._]|$)")
 _STEMS = re.compile(r"past_key_values?|present_key_values?|past|present|cache|key_values?")
@@ -125,7 +125,7 @@ def read_signature(
     unknown = taken.unfilled(cache.past for cache in caches)
     if unknown:
         raise UnsupportedError(
-            f"{file} has an input that cannot be filled: {unknown[0]}.",
+            f"{file} has an input that cannot be filled: {unknown[0][:80]}.",
             cause=f"It takes {_listed(inputs)}.",
             way_out="Convert the model again, or export it as a decoder with past and present.",
         )
@@ -220,7 +220,7 @@ class _Roles:
 
 
 def _listed(items: Mapping[str, Any]) -> str:
-    names = list(items)
+    names = [name[:80] for name in items]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 

@@ -153,6 +153,12 @@ def test_graphs_nested_without_end_are_refused(written) -> None:
         read_graph(written(field(7, graph)))
 
 
+def test_operators_with_more_graphs_than_any_has_are_refused(written) -> None:
+    branches = field(5, field(6, b"")) * 17
+    with pytest.raises(FormatError, match="more than 16 graphs in one operator"):
+        read_graph(written(field(7, field(1, field(4, b"If") + branches))))
+
+
 def test_a_file_of_nothing_but_fields_is_given_up(written, monkeypatch) -> None:
     monkeypatch.setattr(protobuf, "_MAX_FIELDS", 1000)
     with pytest.raises(FormatError, match="1,000 fields"):
