@@ -228,7 +228,8 @@ def quantize(
     for_onnx = {
         "--algorithm": algorithm,
         "--block-size": block_size,
-        "--symmetric": symmetric,
+        "--symmetric": symmetric or None,
+        "--asymmetric": symmetric is False or None,
         "--accuracy-level": accuracy_level,
         "--exclude": exclude,
         "--calibrate": calibrate,
@@ -296,7 +297,7 @@ def quantize(
 def _refuse(what: str, given: Mapping[str, object]) -> None:
     """Refuses options of the other format; nothing is silently left out."""
     for name, value in given.items():
-        if value not in (None, False, [], ()) or (name == "--symmetric" and value is False):
+        if value not in (None, False, [], ()):
             raise UsageError(f"{name} is not for {what}.", way_out="Leave it out.")
 
 
@@ -319,6 +320,8 @@ def _quantize_onnx(
     levels = quantizing_onnx.levels_of(asked)
     names = {name: name[2:].replace("-", "_") for name in given} | {"--calibrate": "calibration"}
     chosen: dict[str, Any] = {names[k]: v for k, v in given.items() if v is not None}
+    if chosen.pop("asymmetric", False):
+        chosen["symmetric"] = False
     if "algorithm" in chosen:
         chosen["algorithm"] = chosen["algorithm"].lower().replace("-", "_")
     options = OnnxQuantizeOptions(**chosen | {"exclude": tuple(chosen.get("exclude", ()))})

@@ -113,7 +113,7 @@ def test_gguf_files_refuse_what_is_for_onnx(
     source = make_random_gguf("tiny-F32.gguf")
     code, _, err = edge("quantize", source, "-l", "Q8_0", "--asymmetric")
     assert code == 2
-    assert "not for GGUF files" in err
+    assert "--asymmetric is not for GGUF files" in err
 
 
 def test_a_quantized_model_is_refused(edge: Edge, tmp_path: Path) -> None:

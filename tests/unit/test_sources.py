@@ -67,6 +67,10 @@ def test_a_checkpoint_directory_is_recognised(tmp_path: Path) -> None:
 def test_what_is_no_checkpoint_is_said_with_a_way_out(tmp_path: Path, random_gguf: Path) -> None:
     with pytest.raises(UsageError, match="edge quantize"):
         sources.resolve_checkpoint(random_gguf)
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"edge quantize .* --level int4"):
+        sources.resolve_checkpoint(graph)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"x")
     with pytest.raises(ModelNotFoundError, match=f"holds it: {shlex.quote(str(tmp_path))}"):
