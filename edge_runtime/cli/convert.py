@@ -137,8 +137,8 @@ def convert(
         int | None,
         typer.Option(
             "--embedding-bits",
-            help="Bits of the embedding: 4 or 8.",
-            show_default="the head's where they are one, else 8",
+            help="Bits of the embedding: 4, 8 or 16.",
+            show_default="the head's where they are one, else 8, at int8 16",
             rich_help_panel=_PANEL_ONNX,
         ),
     ] = None,

@@ -116,8 +116,10 @@ def onnx_level_with(level: str, given: Mapping[str, object]) -> OnnxLevel:
     from quantize import onnx_level
 
     for name, value in given.items():
-        if name.endswith("-bits") and value not in (None, 4, 8):
-            raise UsageError(f"{name} cannot be {value}.", way_out="Choose 4 or 8.")
+        offered = (4, 8, 16) if name == "--embedding-bits" else (4, 8)
+        if name.endswith("-bits") and value not in (None, *offered):
+            words = "4, 8 or 16" if 16 in offered else "4 or 8"
+            raise UsageError(f"{name} cannot be {value}.", way_out=f"Choose {words}.")
     chosen = onnx_level(level)
     options = {_field(name): value for name, value in given.items() if value is not None}
     if options and not chosen.quantized:
@@ -285,16 +287,14 @@ def _float_embedding(artifact: Artifact, level: OnnxLevel) -> tuple[str, ...]:
     from ..units import format_bytes
 
     for tensor in artifact.tensors:
-        is_float = tensor.type.name in ("FP32", "FP16")
-        if level.quantized and is_float and tensor.name == "token_embd.weight":
-            rows = tensor.dims[0]
-            why = (
-                f": its rows of {rows} do not divide into blocks of {level.block_size}"
-                if rows % level.block_size
-                else ""
-            )
+        rows = tensor.dims[0]
+        divides = not level.quantized or rows % level.block_size == 0
+        if tensor.name == "token_embd.weight" and not divides:
             size = format_bytes(tensor.size_bytes)
-            note = f"The embedding stays {tensor.type.name.lower()} ({size}){why}."
+            note = (
+                f"The embedding stays {tensor.type.name.lower()} ({size}): its rows of {rows} do"
+                f" not divide into blocks of {level.block_size}."
+            )
             return (note,)
     return ()
 

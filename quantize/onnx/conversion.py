@@ -160,8 +160,9 @@ def blocks_of(name: str, shape: ModelShape, level: OnnxLevel) -> BlockFormat | N
         bits = level.head_bits or bits
     elif name == "token_embd.weight":
         head = level.head_bits or bits
-        # A table of its own is only looked up: eight bits cost room, not time.
-        bits = level.embedding_bits or (head if shape.tied_embeddings else 8)
+        # A table of its own is only looked up: more bits cost room, not time.
+        own = 8 if level.bits == 4 else 16
+        bits = level.embedding_bits or (head if shape.tied_embeddings else own)
         if bits == 16:
             return None
     elif level.sensitive_bits is not None and _is_sensitive(name, shape):

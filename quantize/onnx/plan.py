@@ -54,7 +54,9 @@ def element_of(level: OnnxLevel) -> Element:
 def _stored(tensor: TensorShape, shape: ModelShape, level: OnnxLevel) -> tuple[GGMLType, int]:
     blocks = _blocks(tensor, shape, level)
     if blocks is None:
-        kind = plain_type(ELEMENT_TYPES[int(element_of(level))])
+        halved = level.quantized and tensor.name == "token_embd.weight"
+        element = Element.FLOAT16 if halved else element_of(level)
+        kind = plain_type(ELEMENT_TYPES[int(element)])
         return kind, kind.size_bytes((tensor.elements,))
     rows = tensor.elements // tensor.dims[0]
     count = blocks.count(tensor.dims[0])

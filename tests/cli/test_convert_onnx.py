@@ -79,6 +79,18 @@ def test_what_was_written_is_told_as_one_document(
     assert rotary["size_bytes"] == 2 * 1024 * 32 * 4  # cosines and sines, apart from the weights
 
 
+def test_an_embedding_of_16_bits_is_halves_apart_from_the_head(
+    edge: Edge, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    code, out, _ = edge("convert", tiny_model_dir, "-l", "onnx:int8", "--embedding-bits", 16)
+    assert code == 0
+    assert "onnx:int8 (16-bit embedding)" in out
+    artifact = Artifact.open(tmp_path / "tiny_model-onnx-int8")
+    kinds = {tensor.name: tensor.type.name for tensor in artifact.tensors}
+    assert kinds["token_embd.weight"] == "FP16"
+    assert kinds["output.weight"].startswith("INT8")
+
+
 def test_every_option_reaches_the_graph(edge: Edge, tiny_model_dir: Path, tmp_path: Path) -> None:
     arguments = (
         "--block-size", 64, "--asymmetric", "--algorithm", "k-quant", "--head-bits", 8,
