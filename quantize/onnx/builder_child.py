@@ -29,7 +29,7 @@ def _build(job: Job, say: Say) -> dict[str, object]:
     os.chdir(job["scratch"])
     sys.argv = [
         _BUILDER,
-        *("-i", job["folder"], "-o", job["out"], "-c", os.path.join(job["scratch"], "cache")),  # noqa: PTH118
+        *("-i", job["folder"], "-o", job["out"], "-c", os.path.join(job["scratch"], "cache")),  # noqa: PTH118 - a job is texts
         *("-p", job["precision"], "-e", "cpu", "--extra_options", *job["options"]),
     ]
     try:

@@ -79,7 +79,7 @@ class OnnxLevel:
                 cause="Its matrices are stored as floats.",
                 way_out="Choose int4 or int8, or leave the options out.",
             )
-        return dataclasses.replace(self, **options)  # type: ignore[arg-type]
+        return dataclasses.replace(self, **options)  # type: ignore[arg-type] # checked when made
 
 
 ONNX_LEVELS: Mapping[str, OnnxLevel] = MappingProxyType(

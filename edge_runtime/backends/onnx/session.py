@@ -93,6 +93,7 @@ class OnnxSession:
         decoder = self._decoder()
         checked = generation.check_tokens(tokens, self.vocabulary_tokens)
         generation.check_room(self, len(checked), len(self._held))
+        checked = [*self._forgotten(decoder, len(checked)), *checked]
         held = len(self._held)
         try:
             decoder.evaluate(checked, run_options)
@@ -104,6 +105,19 @@ class OnnxSession:
             self._held += checked[: decoder.position - held]
         self._has_logits = self._has_logits or bool(checked)
 
+    def _forgotten(self, decoder: Decoder, more: int) -> list[int]:
+        """What must be evaluated again before `more` tokens; none of it is held any longer.
+
+        Where a graph turns all positions of a long context otherwise (LongRoPE), that is everything
+        when a context grows out of its short form, as in the model's own implementation.
+        """
+        held = self._held
+        if decoder.reusable(len(held), len(held) + more) == len(held):
+            return []
+        again = held.copy()
+        self._cut(0)
+        return again
+
     def step(self, token: int) -> None:
         """Evaluates exactly one token: one decode step; returns when it is computed."""
         decoder = self.native.decoder
@@ -114,6 +128,9 @@ class OnnxSession:
             or len(held) >= self.context_tokens
         ):
             self._refuse_step(token)
+        if decoder.reusable(len(held), len(held) + 1) < len(held):
+            self._evaluate((token,), None)
+            return
         try:
             decoder.step(token)
         except EdgeError:
