@@ -28,7 +28,8 @@ ONNX_HELD: Mapping[str, float] = MappingProxyType({"INT4": 1.24, "INT8": 1.13, "
 
 Blocks of integers get a sum each when they are packed: 24 bytes for 20 of int4, 40 for 36 of int8,
 of 32 weights. Half precision is turned into floats, and for a moment both are there. Measured with
-onnxruntime 1.31.1 on x86-64 at 135M, 0.5B and 1B: 1.20 to 1.24, 1.12 to 1.16, 2.60 to 2.81."""
+onnxruntime 1.31.1 on x86-64 at 135M, 0.5B and 1B: 1.20 to 1.30, 1.11 to 1.17, 2.66 to 2.85
+(`benchmarks/two_engines.py --memory`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
