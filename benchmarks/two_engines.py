@@ -30,7 +30,8 @@ import profiles
 import quantize
 from edge_runtime.artifact import Artifact, ModelShape
 from edge_runtime.backends import backend_for
-from edge_runtime.measurement import Memory, SessionOptions, Workload
+from edge_runtime.measurement import SessionOptions, Workload
+from edge_runtime.memory import Memory
 from edge_runtime.profiler import Plan, measure
 
 LEVELS = ("F32", "F16", "Q8_0", "Q4_K_M", "Q4_0",

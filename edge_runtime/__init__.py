@@ -21,6 +21,7 @@ _HOMES = {
     ".model": ("Model", "load"),
     ".artifact": ("Artifact", "ModelShape"),
     ".backends": ("GREEDY", "Message", "Piece", "Sampling"),
+    ".basis": ("Basis", "Unavailable"),
     ".errors": (
         "ArtifactError",
         "BackendError",
@@ -39,12 +40,11 @@ _HOMES = {
     ),
     ".latency": ("LatencyFailure", "LatencyMeasurement", "LatencyOptions"),
     ".measurement": (
-        "Basis",
         "Host",
+        "Limits",
         "Measurement",
         "Run",
         "SessionOptions",
-        "Unavailable",
         "Workload",
         "decode_workload",
         "prefill_workload",
@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from .backends import Message as Message
     from .backends import Piece as Piece
     from .backends import Sampling as Sampling
+    from .basis import Basis as Basis
+    from .basis import Unavailable as Unavailable
     from .errors import ArtifactError as ArtifactError
     from .errors import BackendError as BackendError
     from .errors import ContextFullError as ContextFullError
@@ -81,12 +83,11 @@ if TYPE_CHECKING:
     from .latency import LatencyFailure as LatencyFailure
     from .latency import LatencyMeasurement as LatencyMeasurement
     from .latency import LatencyOptions as LatencyOptions
-    from .measurement import Basis as Basis
     from .measurement import Host as Host
+    from .measurement import Limits as Limits
     from .measurement import Measurement as Measurement
     from .measurement import Run as Run
     from .measurement import SessionOptions as SessionOptions
-    from .measurement import Unavailable as Unavailable
     from .measurement import Workload as Workload
     from .measurement import decode_workload as decode_workload
     from .measurement import prefill_workload as prefill_workload

@@ -45,14 +45,20 @@ def to_jsonable(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def from_jsonable(kind: type[T], data: object, *, schema: int | None = None) -> T:
+def from_jsonable(
+    kind: type[T], data: object, *, schema: int | None = None, oldest: int | None = None
+) -> T:
     """Rebuilds a record of `kind` from JSON values, checking every field's type.
 
-    With `schema`, the data's own `schema` number must equal it. Raises FormatError.
+    With `schema`, the data's own `schema` number must equal it, or lie between `oldest` and it:
+    what a newer layout added is then left at its default, and the record is one of `schema`.
+    Raises FormatError.
     """
     if schema is not None:
         found = data.get("schema") if isinstance(data, dict) else None
-        if found != schema:
+        if type(found) is int and (schema if oldest is None else oldest) <= found < schema:
+            data = {**typing.cast(dict[str, object], data), "schema": schema}
+        elif type(found) is not int or found != schema:
             raise FormatError(
                 f"This is no {kind.__name__} of schema {schema}.",
                 cause=f"Its schema is {found!r}.",

@@ -9,12 +9,15 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .artifact import ModelShape, TensorInfo
+from .basis import Basis, Unavailable
+from .consumption import consumption
 from .fit import ATTENTION, LAYER, CostFit, Work
-from .measurement import BandwidthReading, Basis, Host, Measurement, Unavailable
+from .measurement import BandwidthReading, Host, Limits, Measurement
 from .memory_needs import PlannedModel
+from .phase_energy import PhaseEnergy
 from .statistics import Interval
 from .units import format_bytes, format_duration, format_rate
 from .verdict import Evidence, MemoryFit, Target, Verdict, VerdictKind, judge_evidence
@@ -23,15 +26,30 @@ DEFAULT_LEVELS = ("Q8_0", "Q4_K_M", "Q4_0")
 """What a check lists unless asked otherwise: near-lossless, the usual choice, the fast one."""
 
 
+_NOT_MEASURED = Unavailable(
+    reason="this file was not run whole", remedy="Measure it: edge profile MODEL"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowEnergy:
+    """The gross joules per generated token of a row's own file, and what measured them."""
+
+    j_per_token: Interval
+    basis: Basis
+    source: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One model at one level: the evidence and the verdict it got."""
+    """One model at one level: the evidence and the verdict it got; its energy decides nothing."""
 
     model: str
     parameters: int
     level: str
     weights_bytes: int
     verdict: Verdict
+    energy: RowEnergy | Unavailable = _NOT_MEASURED
 
     @property
     def judged(self) -> bool:
@@ -61,7 +79,10 @@ class FitSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """Everything an `edge check` found: the machine, the rows, and what they rest on."""
+    """Everything an `edge check` found: the machine, the rows, and what they rest on.
+
+    With `limits` the machine is an emulated smaller one.
+    """
 
     created: str
     tool_version: str
@@ -75,6 +96,7 @@ class CheckReport:
     elapsed_s: float
     peak_disk_bytes: int
     recommendation: str
+    limits: Limits | None = None
     schema: int = 1
 
     @property
@@ -230,6 +252,24 @@ def rows_of(
         )
         for one, size in zip(evidence, weights, strict=True)
     )
+
+
+def with_energy(rows: Sequence[Row], measurements: Sequence[Measurement]) -> tuple[Row, ...]:
+    """The rows with the energy of those whose own file was measured whole; nothing is projected."""
+    found: dict[tuple[str, str], RowEnergy | Unavailable] = {}
+    for one in measurements:
+        if one.artifact.layers != one.artifact.layers_of_model or not one.workload.generate_tokens:
+            continue
+        used = consumption(one)
+        decode = used if isinstance(used, Unavailable) else used.decode
+        key = (one.artifact.name, one.artifact.level)
+        if isinstance(decode, PhaseEnergy) and not isinstance(used, Unavailable):
+            found[key] = RowEnergy(
+                j_per_token=decode.gross_j_per_token, basis=used.basis, source=used.source
+            )
+        elif isinstance(decode, Unavailable):
+            found.setdefault(key, decode)
+    return tuple(replace(row, energy=found.get((row.model, row.level), row.energy)) for row in rows)
 
 
 def summarize(what: str, fit: CostFit, engine: str = "") -> FitSummary:

@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from . import statistics
+from .basis import Unavailable
 from .codec import from_jsonable, to_jsonable
 from .errors import FormatError
-from .measurement import Engine, Host, Load, Memory, Noise, Unavailable
+from .measurement import Engine, Host, Load, Noise
+from .memory import Memory
 from .statistics import Interval, OrderInterval
 from .units import NS_PER_S
 
-SCHEMA = 1
+SCHEMA = 2
 """The number of the JSON layout; a reader refuses one it does not know."""
+OLDEST_SCHEMA = 1
+"""The oldest layout that is still read: 2 added paging and pressure to the memory."""
 
 Fill = Literal["normal", "below", "bytes", "ones", "zeros", "positions", "true"]
 """What an input holds: numbers of the standard normal distribution, whole numbers from 0 up to
@@ -308,7 +312,7 @@ class LatencyMeasurement:
         Raises FormatError when the data is no latency measurement, is of a schema this version does
         not know, or holds no inference.
         """
-        found = from_jsonable(cls, data, schema=SCHEMA)
+        found = from_jsonable(cls, data, schema=SCHEMA, oldest=OLDEST_SCHEMA)
         if not found.latencies_ns:
             raise FormatError("This latency measurement holds no inference.")
         if isinstance(found.operators, OperatorTimes) and not found.operators.runs_ns:
@@ -344,7 +348,7 @@ class LatencyFailure:
     @classmethod
     def from_json(cls, data: object) -> LatencyFailure:
         """Reads back what `to_json` wrote. Raises FormatError."""
-        return from_jsonable(cls, data, schema=SCHEMA)
+        return from_jsonable(cls, data, schema=SCHEMA, oldest=OLDEST_SCHEMA)
 
 
 LatencyRecord = LatencyMeasurement | LatencyFailure

@@ -7,39 +7,26 @@ judged by tomorrow's rules on a machine with no engine. This module reads no clo
 
 from __future__ import annotations
 
-import enum
 import itertools
 from dataclasses import dataclass, field
 from typing import Literal
 
 from . import statistics
+from .basis import Basis, Unavailable
 from .codec import from_jsonable, to_jsonable
+from .energy import Battery, Energy, Refusal
+from .heat import Heat
+from .memory import Memory
 from .statistics import Interval
+from .timeline import Timeline
 from .units import NS_PER_S
 
-SCHEMA = 1
+SCHEMA = 2
 """The number of the JSON layout; a reader refuses one it does not know."""
+OLDEST_SCHEMA = 1
+"""The oldest layout that is still read: 2 added energy, heat, the timeline and emulation."""
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
-
-
-class Basis(enum.StrEnum):
-    """What a number rests on: the first question to ask of it."""
-
-    MEASURED = "MEASURED"
-    """Timed here on the real artifact."""
-    SYNTHETIC = "SYNTHETIC"
-    """Timed here on an artifact of the true shape and types with random weights."""
-    PROJECTED = "PROJECTED"
-    """Computed from other measurements; nothing of this model ran."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unavailable:
-    """Stands where a reading is missing: why, and what would make it available. Never zero."""
-
-    reason: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,66 +229,6 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PhasePeak:
-    """The memory of the measuring process in one phase, bytes.
-
-    `peak_bytes` is the kernel's high-water mark of resident memory since the phase began.
-    Anonymous memory cannot be given back; file-backed pages (mapped weights) can be read again.
-    The two are the largest values sampled, or read at the phase's end. A model that generates runs
-    in `prefill` and `decode`; any other lies idle in `loaded` and then works in `run`.
-    """
-
-    phase: Literal["load", "loaded", "prefill", "decode", "run"]
-    peak_bytes: int
-    anonymous_bytes: int
-    file_bytes: int
-    major_faults: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Buffer:
-    """One buffer the engine says it allocated: on which device, for what, how large."""
-
-    device: str
-    purpose: Literal["model", "kv", "compute", "output", "recurrent"]
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """Peaks by phase, the idle process before loading, and the engine's own list of buffers."""
-
-    baseline_bytes: int
-    phases: tuple[PhasePeak, ...]
-    buffers: tuple[Buffer, ...]
-    method: str
-
-    @property
-    def peak_bytes(self) -> int:
-        """The largest high-water mark of any phase."""
-        return max(phase.peak_bytes for phase in self.phases)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Energy:
-    """Joules of one measurement, gross and net of idling, with their source.
-
-    The sensors that fill it in live in `profiler/energy`; until one answers, a measurement carries
-    `Unavailable` instead.
-    """
-
-    source: str
-    scope: str
-    joules_gross: float
-    joules_net: float | None
-    uncertainty_joules: float | None
-    window_s: float
-    samples: int
-    method: str
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
     """What else went on while measuring. None where the machine does not tell.
 
@@ -327,11 +254,32 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The smaller device asked for: a ceiling on memory, and cores. None leaves the host's own."""
+
+    memory_bytes: int | None = None
+    cores: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emulation:
+    """A smaller device, emulated on the host: what was limited, and by which means.
+
+    Caches and memory bandwidth stay those of the host.
+    """
+
+    limits: Limits
+    means: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """Everything known of one workload on one artifact on one host: the record.
 
     `options` are those in force, `requested` those asked for. `notes` say where the workload could
-    not be run to the letter.
+    not be run to the letter. `refusals` are the energy sensors that give no reading here.
+    `stated_power_w` is the device's power while it works as the user stated it, for an estimate
+    where nothing measures. `sustain_s` is how long the repetitions were kept up on purpose.
     """
 
     created: str
@@ -348,7 +296,13 @@ class Measurement:
     memory: Memory | Unavailable
     energy: Energy | Unavailable
     noise: Noise
-    emulated: str | None = None
+    emulated: Emulation | None = None
+    timeline: Timeline | None = None
+    heat: Heat | None = None
+    refusals: tuple[Refusal, ...] = ()
+    battery: Battery | None = None
+    stated_power_w: float | None = None
+    sustain_s: float | None = None
     requested: SessionOptions | None = None
     notes: tuple[str, ...] = ()
     schema: int = field(default=SCHEMA)
@@ -410,7 +364,7 @@ class Measurement:
         Raises FormatError when the data is no measurement, or of a schema this version does not
         know.
         """
-        return from_jsonable(cls, data, schema=SCHEMA)
+        return from_jsonable(cls, data, schema=SCHEMA, oldest=OLDEST_SCHEMA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -429,6 +383,7 @@ class CellFailure:
     fact: str
     cause: str
     way_out: str
+    limits: Limits | None = None
     schema: int = field(default=SCHEMA)
 
     def to_json(self) -> dict[str, object]:
@@ -440,7 +395,7 @@ class CellFailure:
     @classmethod
     def from_json(cls, data: object) -> CellFailure:
         """Reads back what `to_json` wrote. Raises FormatError."""
-        return from_jsonable(cls, data, schema=SCHEMA)
+        return from_jsonable(cls, data, schema=SCHEMA, oldest=OLDEST_SCHEMA)
 
 
 def read_record(data: object) -> Measurement | CellFailure:

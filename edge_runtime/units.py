@@ -25,6 +25,7 @@ _BYTE_UNITS = {
     "T": 1024**4, "TIB": 1024**4, "TB": 1000**4,
 }  # fmt: skip
 _DURATION_UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_MOST_DIGITS = 24
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -34,8 +35,10 @@ def parse_bytes(text: str) -> int:
     Raises UsageError when the text is no size.
     """
     match = _QUANTITY.fullmatch(text)
-    if match is None or match[2].upper() not in _BYTE_UNITS:
-        raise UsageError(f"{text!r} is not a size.", way_out="Write it like 6GiB, 512MiB or 2GB.")
+    if match is None or len(match[1]) > _MOST_DIGITS or match[2].upper() not in _BYTE_UNITS:
+        raise UsageError(
+            f"{text[:40]!r} is not a size.", way_out="Write it like 6GiB, 512MiB or 2GB."
+        )
     return int(float(match[1]) * _BYTE_UNITS[match[2].upper()])
 
 

@@ -11,8 +11,12 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .measurement import Basis, Measurement, Memory, Unavailable
+from .basis import Basis, Unavailable
+from .measurement import Measurement
+from .memory import HOST_DEVICE, MAPPED, Memory
+from .paging import Paging, paging_of
 from .statistics import Interval
+from .sustained import Sustained, sustained
 from .units import format_bytes, format_rate
 
 DEFAULT_TOKENS_PER_S = 20.0
@@ -27,10 +31,6 @@ BANDWIDTH_BOUND_SHARE = 0.6
 DISTURBED_SLOWDOWN = 5.0
 """A second busy process slows the engine's spinning threads by up to about this factor: what stays
 below the target even when sped up so much is too slow on a quiet machine as well."""
-
-HOST_DEVICE = "CPU"
-_MAPPED = "_Mapped"
-"""How llama.cpp names buffers in main memory, and those of them that are the mapped file."""
 
 
 class VerdictKind(enum.StrEnum):
@@ -109,6 +109,9 @@ class Evidence:
     one decode step takes per further token of context; None when only one depth is known.
     `bandwidth_share` is the achieved share of the machine's measured memory bandwidth.
     `disturbances` say what else used the machine: they can only have made it look slower.
+    `paging` is there when the model did not fit while it was measured. Of a measurement that was
+    kept up on purpose `sustained` says what became of the rate, or why it cannot be told; the rate
+    above is then the steady one.
     """
 
     model: str
@@ -123,6 +126,8 @@ class Evidence:
     bandwidth_share: float | None = None
     disturbances: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    paging: Paging | None = None
+    sustained: Sustained | Unavailable | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +172,13 @@ def judge(
 def evidence_of(
     measurement: Measurement, target: Target, *, kv_bytes: int | None = None
 ) -> Evidence:
-    """The evidence a measurement holds for a target; a rate not measured is Unavailable."""
-    decode = measurement.decode_tokens_per_s
+    """The evidence a measurement holds for a target; a rate not measured is Unavailable.
+
+    A device that was kept busy on purpose is judged by the rate it holds, not by that of a burst.
+    """
+    decode, held = measurement.decode_tokens_per_s, sustained(measurement)
+    if isinstance(held, Sustained) and held.phase == "decode":
+        decode = held.steady_tokens_per_s
     workload = measurement.workload
     depth = workload.depth_tokens + workload.prompt_tokens + workload.generate_tokens // 2
     return Evidence(
@@ -185,6 +195,8 @@ def evidence_of(
         memory=_memory_fit(measurement, target, kv_bytes),
         itl_p90_s=measurement.itl_s(90),
         disturbances=measurement.noise.flags,
+        paging=paging_of(measurement),
+        sustained=held,
     )
 
 
@@ -199,7 +211,7 @@ def _memory_fit(measurement: Measurement, target: Target, kv_bytes: int | None) 
     if isinstance(measurement.memory, Memory):
         host = [b for b in measurement.memory.buffers if b.device.startswith(HOST_DEVICE)]
         held = [b for b in host if b.purpose == "model"]
-        mapped = [b for b in held if b.device.endswith(_MAPPED)]
+        mapped = [b for b in held if b.device.endswith(MAPPED)]
         weights = sum(b.size_bytes for b in mapped or held) or weights
         kv = sum(b.size_bytes for b in host if b.purpose in {"kv", "recurrent"})
         compute = sum(b.size_bytes for b in host if b.purpose in {"compute", "output"})
@@ -243,11 +255,22 @@ def judge_evidence(
 
     The verdict is the worse of memory and speed. Speed is BORDERLINE when the interval of the
     decode rate crosses the limit, and when it lies below the limit but other programs disturbed the
-    measurement and a quiet machine may reach it. `alternatives` are the same model at other
-    levels; the next step names the best of them that reads when this one does not.
+    measurement and a quiet machine may reach it. A model that was read back from the disk while it
+    decoded is BORDERLINE at best, whatever the sizes of its buffers say.
+
+    `alternatives` are the same model at other levels; the next step names the best of them that
+    reads when this one does not.
     """
     speed = _speed_kind(evidence, target)
     kind = _worse(speed, evidence.memory.kind)
+    notes = (*evidence.notes, *(f"disturbed: {what}" for what in evidence.disturbances))
+    if isinstance(evidence.sustained, Sustained):
+        notes += (evidence.sustained.note,)
+    elif evidence.sustained is not None:
+        notes += (f"steady rate: {evidence.sustained.reason}",)
+    if evidence.paging is not None:
+        kind = _worse(kind, VerdictKind.BORDERLINE)
+        notes += (evidence.paging.words,)
     cause, next_step = _explain(evidence, target, speed, alternatives)
     prefill = evidence.prefill_tokens_per_s
     return Verdict(
@@ -264,7 +287,7 @@ def judge_evidence(
         longest_context_tokens=longest_context(evidence, target),
         cause=cause,
         next_step=next_step,
-        notes=(*evidence.notes, *(f"disturbed: {what}" for what in evidence.disturbances)),
+        notes=notes,
     )
 
 
@@ -309,6 +332,8 @@ def _explain(
     rate = evidence.decode_tokens_per_s
     if memory.kind is not VerdictKind.VIABLE:
         return _explain_memory(memory, alternatives)
+    if evidence.paging is not None:
+        return f"memory: {evidence.paging.words}", _smaller(memory, alternatives) or _LESS
     if isinstance(rate, Unavailable):
         return f"not measured: {rate.reason}", rate.remedy
     limit = format_rate(target.decode_tokens_per_s)
@@ -326,10 +351,33 @@ def _explain(
             f"disturbed: {evidence.disturbances[0]}",
             "Close other programs and check again: undisturbed it may be faster.",
         )
-    next_step = _faster_alternative(target, alternatives)
+    held, next_step = evidence.sustained, _faster_alternative(target, alternatives)
+    if isinstance(held, Sustained) and held.slowed:
+        burst = held.burst_tokens_per_s
+        # A burst that does not read either is too slow cold, too.
+        if held.phase == "decode" and burst >= target.decode_tokens_per_s:
+            return held.cause, next_step or held.way_out
     if not next_step and speed is VerdictKind.BORDERLINE:
         next_step = "Measure longer on a quiet machine to narrow the interval."
     return _bottleneck(evidence), next_step or "Try a smaller model."
+
+
+_LESS = "Close other programs, or choose a smaller level or a shorter context."
+
+
+def _smaller(memory: MemoryFit, alternatives: Sequence[Evidence]) -> str:
+    """The largest of the alternatives that needs less and was not read back itself."""
+    smaller = [
+        other
+        for other in alternatives
+        if other.memory.kind is VerdictKind.VIABLE
+        and other.paging is None
+        and other.memory.need_bytes < memory.need_bytes
+    ]
+    if not smaller:
+        return ""
+    best = max(smaller, key=lambda other: other.memory.need_bytes)
+    return f"{best.level} needs {format_bytes(best.memory.need_bytes)}."
 
 
 def _explain_memory(memory: MemoryFit, alternatives: Sequence[Evidence]) -> tuple[str, str]:
@@ -339,10 +387,8 @@ def _explain_memory(memory: MemoryFit, alternatives: Sequence[Evidence]) -> tupl
         f"memory: needs {format_bytes(memory.need_bytes)} of "
         f"{format_bytes(memory.available_bytes)} free"
     )
-    smaller = [other for other in alternatives if other.memory.kind is VerdictKind.VIABLE]
-    if smaller:
-        best = max(smaller, key=lambda other: other.memory.need_bytes)
-        return cause, f"{best.level} needs {format_bytes(best.memory.need_bytes)}."
+    if smaller := _smaller(memory, alternatives):
+        return cause, smaller
     if memory.kv_bytes > memory.need_bytes // 4:
         return cause, "A shorter context or a q8_0 KV cache would need less."
     return cause, "Close other programs, or try a smaller model."

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from records import host
 
+from edge_runtime.basis import Unavailable
 from edge_runtime.latency import (
     InputRecord,
     LatencyFailure,
@@ -18,7 +19,8 @@ from edge_runtime.latency import (
     Placed,
     Round,
 )
-from edge_runtime.measurement import Engine, Load, Memory, Noise, PhasePeak, Unavailable
+from edge_runtime.measurement import Engine, Load, Noise
+from edge_runtime.memory import Memory, PhasePeak
 
 MS = 1_000_000
 CPU = "CPUExecutionProvider"

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from edge_runtime.basis import Unavailable
 from edge_runtime.measurement import (
     ArtifactRecord,
-    Buffer,
     Engine,
     Host,
     Load,
     Measurement,
-    Memory,
     Noise,
-    PhasePeak,
     Run,
     SessionOptions,
-    Unavailable,
     Workload,
     decode_workload,
 )
+from edge_runtime.memory import Buffer, Memory, PhasePeak
 
 GIB = 1024**3
 

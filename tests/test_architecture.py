@@ -58,34 +58,59 @@ UNITS = "edge_runtime.units"
 STATISTICS = "edge_runtime.statistics"
 CODEC = "edge_runtime.codec"
 ARTIFACT = "edge_runtime.artifact.*"
+BASIS, TIMELINE, MEMORY, ENERGY, HEAT = READINGS = tuple(
+    f"edge_runtime.{n}" for n in ("basis", "timeline", "memory", "energy", "heat")
+)
 MEASUREMENT = "edge_runtime.measurement"
 LATENCY = "edge_runtime.latency"
-VOCABULARY = (ERRORS, UNITS, STATISTICS, CODEC, ARTIFACT, MEASUREMENT, LATENCY)
+VOCABULARY = (ERRORS, UNITS, STATISTICS, CODEC, ARTIFACT, *READINGS, MEASUREMENT, LATENCY)
 BACKENDS = "edge_runtime.backends"
 SEAM = (BACKENDS, *(f"{BACKENDS}.{n}" for n in ("generation", "chat_template", "threads")))
 RECORDS = tuple(
-    f"edge_runtime.{n}" for n in ("verdict", "fit", "feasibility", "compare", "projection")
-)
+    f"edge_runtime.{n}"
+    for n in (
+        "verdict", "fit", "feasibility", "compare", "projection",
+        "paging", "window_joules", "phase_energy", "energy_use", "consumption", "sustained",
+    )
+)  # fmt: skip
 VERDICT, FIT = RECORDS[:2]
+WINDOW_JOULES, PHASE_ENERGY, ENERGY_USE, CONSUMPTION, SUSTAINED = RECORDS[-5:]
+PAGING = "edge_runtime.paging"
 MEMORY_NEEDS = "edge_runtime.memory_needs"
 
 # The first row whose modules match is a module's room.
 ROOMS = (
     Room("profiles.*"),
     # The vocabulary, one way:
-    # latency -> measurement -> artifact, codec, statistics -> units -> errors.
+    # latency -> measurement -> energy, heat, memory, timeline -> basis,
+    # measurement -> artifact, codec, statistics -> units -> errors.
     Room(ERRORS, pure=True),
     Room(UNITS, (ERRORS,), pure=True),
     Room(STATISTICS, (UNITS, ERRORS), pure=True),
     Room(CODEC, (UNITS, ERRORS), pure=True),
     Room(ARTIFACT, (UNITS, ERRORS)),
-    Room(MEASUREMENT, (ARTIFACT, CODEC, STATISTICS, UNITS, ERRORS), pure=True),
-    Room(LATENCY, (MEASUREMENT, CODEC, STATISTICS, UNITS, ERRORS), pure=True),
+    Room(BASIS, pure=True),
+    Room(TIMELINE, (UNITS,), pure=True),
+    Room(MEMORY, (BASIS,), pure=True),
+    Room(ENERGY, (BASIS,), pure=True),
+    Room(HEAT, (BASIS, TIMELINE), pure=True),
+    Room(MEASUREMENT, (ARTIFACT, *READINGS, CODEC, STATISTICS, UNITS, ERRORS), pure=True),
+    Room(LATENCY, (MEASUREMENT, *READINGS, CODEC, STATISTICS, UNITS, ERRORS), pure=True),
     # Judgement: pure functions of records.
-    Room(VERDICT, VOCABULARY, pure=True),
+    Room(WINDOW_JOULES, VOCABULARY, pure=True),
+    Room(PHASE_ENERGY, (*VOCABULARY, WINDOW_JOULES), pure=True),
+    Room(CONSUMPTION, (*VOCABULARY, WINDOW_JOULES, PHASE_ENERGY), pure=True),
+    Room(ENERGY_USE, (*VOCABULARY, PHASE_ENERGY, CONSUMPTION), pure=True),
+    Room(SUSTAINED, VOCABULARY, pure=True),
+    Room(PAGING, VOCABULARY, pure=True),
+    Room(VERDICT, (*VOCABULARY, SUSTAINED, PAGING), pure=True),
     Room(FIT, (*VOCABULARY, "profiles.*"), pure=True),
     Room("edge_runtime.memory_needs", (*VOCABULARY, VERDICT), pure=True),
-    Room("edge_runtime.feasibility", (*VOCABULARY, VERDICT, FIT, MEMORY_NEEDS), pure=True),
+    Room(
+        "edge_runtime.feasibility",
+        (*VOCABULARY, VERDICT, FIT, MEMORY_NEEDS, CONSUMPTION, PHASE_ENERGY),
+        pure=True,
+    ),
     Room("edge_runtime.compare", (*VOCABULARY, VERDICT), pure=True),
     Room("edge_runtime.projection", (*VOCABULARY, FIT, "profiles.*"), pure=True),
     # The seam to engines; each engine in its own backend.
@@ -109,7 +134,11 @@ ROOMS = (
         (*VOCABULARY, *(f"edge_runtime.{n}" for n in ("sources", "hub_transfer", "hub_onnx"))),
     ),
     Room("edge_runtime.hub_transfer", VOCABULARY, lazy=("huggingface_hub",)),
-    Room("edge_runtime.profiler.energy.*", VOCABULARY, lazy=("psutil", "pynvml", "amdsmi")),
+    Room(
+        "edge_runtime.profiler.energy.*",
+        VOCABULARY,
+        lazy=("psutil", "pynvml", "zeus_apple_silicon"),
+    ),
     Room(
         "edge_runtime.profiler.*",
         (*VOCABULARY, BACKENDS, "edge_runtime.profiler.energy.*"),
@@ -329,7 +358,7 @@ def test_every_library_imported_is_declared() -> None:
     for extra in project["optional-dependencies"].values():
         lines += extra
     declared = {re.split(r"[^A-Za-z0-9_.-]", line)[0].lower().replace("-", "_") for line in lines}
-    distributions = {"llama_cpp": "llama_cpp_python"}
+    distributions = {"llama_cpp": "llama_cpp_python", "pynvml": "nvidia_ml_py"}
     known = modules_of(ROOT)
     imported = {
         item.target.partition(".")[0]
@@ -337,8 +366,7 @@ def test_every_library_imported_is_declared() -> None:
         for item in imports_of(module, known)
     }
     libraries = imported - set(PACKAGES) - set(sys.stdlib_module_names)
-    optional = {"pynvml", "amdsmi"}  # vendor meters: used when they happen to be there
-    missing = {distributions.get(name, name) for name in libraries - optional} - declared
+    missing = {distributions.get(name, name) for name in libraries} - declared
     assert not missing, f"imported, but not declared in pyproject.toml: {sorted(missing)}"
 
 

@@ -53,6 +53,7 @@ EXPECTED = {
     r"decode \d+\.\d tokens/s, 95 % interval \d+\.\d to \d+\.\d\nmemory needed \d+ MiB",
     "compare_levels.py": r"(?s)Q8_0: +\d+\.\d tokens/s .*Q4_0: +\d+\.\d tokens/s .*times the rate",
     "json_output.py": r'"animal": "(cat|dog|bird)",\n  "legs": [024],\n  "tame": (true|false)',
+    "energy.py": r"(?s)(energy unavailable: \w|MEASURED: |ESTIMATED: ).*\nno \w+: \w",
     "cancel.py": r"stopped after 2\d\d characters",
     "two_engines.py": r"(?s)Q8_0 .*Q4_K_M .*onnx:int8 .*onnx:int4 +\d+\.\d MiB +\d+ tokens/s "
     r" Once upon a time \w+ \w+",

@@ -31,6 +31,7 @@ PUBLIC = [
     "LatencyFailure",
     "LatencyMeasurement",
     "LatencyOptions",
+    "Limits",
     "Measurement",
     "MemoryLimitError",
     "Message",

@@ -18,7 +18,8 @@ from typing import Protocol, runtime_checkable
 from ..artifact import Artifact
 from ..errors import EdgeError, EngineMissingError, UsageError
 from ..latency import InputRecord, LatencyOptions, OperatorTimes, OutputRecord, Placed
-from ..measurement import Buffer, Engine, Gpu, SessionOptions
+from ..measurement import Engine, Gpu, SessionOptions
+from ..memory import Buffer
 
 BUILTIN = {"llama_cpp": ".llama_cpp", "onnx": ".onnx", "fake": ".fake"}
 """Backends that ship, by name -> module (relative). Each module has a `BACKEND`."""

@@ -23,7 +23,8 @@ from typing import Literal, Self
 
 from ..artifact import Artifact
 from ..errors import BackendError, MemoryLimitError, UnsupportedError, UsageError
-from ..measurement import Buffer, Engine, Gpu, SessionOptions
+from ..measurement import Engine, Gpu, SessionOptions
+from ..memory import Buffer
 from . import Message, Piece, Sampling, chat_template, generation
 
 SCRIPT_VARIABLE = "EDGE_RUNTIME_FAKE"

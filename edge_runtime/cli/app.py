@@ -19,6 +19,7 @@ from ..report.plain import plain
 from .check import check
 from .convert import convert
 from .doctor import doctor
+from .energy import energy
 from .inspect import inspect
 from .models import models
 from .profile import profile
@@ -35,7 +36,8 @@ app = typer.Typer(
 )
 app.command(help="Say which models this device can run, how fast, and how sure that is.")(check)
 app.command(help="Run a model: complete a prompt, or chat.")(run)
-app.command(help="Measure a model: tokens/s, latency, memory, every sample kept.")(profile)
+app.command(help="Measure a model: tokens/s, latency, memory, energy.")(profile)
+app.command(help="Say what a measured model costs in energy, and on a battery.")(energy)
 app.command(help="Make a GGUF file or an ONNX folder of a Hugging Face checkpoint.")(convert)
 app.command(help="Make a GGUF file or an ONNX model smaller, at one level or several.")(quantize)
 app.command(help="Show what a model file or a checkpoint is.")(inspect)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..basis import Basis, Unavailable
 from ..errors import EdgeError, UsageError
 from ..feasibility import (
     CheckReport,
@@ -23,8 +24,10 @@ from ..feasibility import (
     work_of,
 )
 from ..fit import Cell, CostFit, fit_costs
-from ..measurement import Basis, Memory, SessionOptions, Unavailable, Workload
+from ..measurement import Limits, SessionOptions, Workload
+from ..memory import Memory
 from ..memory_needs import PROCESS_BYTES, PlannedModel, memory_fit
+from ..paging import paging_of
 from ..verdict import Evidence, Target
 from .cells import Bench, open_bench
 from .engines import (
@@ -96,6 +99,7 @@ def check_catalogue(
     budget_s: float,
     say: Callable[[str], None],
     backend: str | None = None,
+    limits: Limits | None = None,
 ) -> CheckReport:
     """Measures the bench cells within the budget and judges every catalogue model marked default.
 
@@ -109,8 +113,8 @@ def check_catalogue(
     for level in levels:
         options_for(format_of_level(level), options, backend)
     say("looking at the machine")
-    machine = look_at_machine(options)
-    with open_bench(options, say, backend) as bench:
+    machine = look_at_machine(options, limits)
+    with open_bench(options, say, backend, limits) as bench:
         learnt = _measure_bench(bench, levels, target, budget_s)
         costs = {format_: _costs(found, bench) for format_, found in learnt.items()}
         if all(isinstance(found.decode, Unavailable) for found in costs.values()):
@@ -212,6 +216,10 @@ def _learn(
         artifact, workload, plan, context_tokens=min(target.context_tokens, 2048)
     )
     label = f"{artifact.shape.name} {level_of(artifact)} {workload.name}"
+    if paging := paging_of(measurement):
+        # What it cost is the disk's doing: it would make models that fit look slow.
+        bench.failures.append(f"{label}: {paging.words}")
+        return
     depth = workload.depth_tokens + workload.prompt_tokens + workload.generate_tokens // 2
     if rate := measurement.decode_tokens_per_s:
         work = work_of(artifact.shape, artifact.tensors, Phase.DECODE, depth)

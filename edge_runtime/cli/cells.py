@@ -21,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..errors import DiskError, EdgeError
-from ..measurement import SessionOptions, Workload
+from ..measurement import Limits, SessionOptions, Workload
 from ..units import GIB, format_bytes
 from .engines import format_of_level, level_of, options_for
 
@@ -51,6 +51,8 @@ class Bench:
     say: Callable[[str], None]
     backend: str | None = None
     """The engine asked for by name; None for the one of each model's format."""
+    limits: Limits | None = None
+    """The smaller device to emulate."""
     started_s: float = field(default_factory=time.monotonic)
     peak_disk_bytes: int = 0
     measurements: list[Measurement] = field(default_factory=list)
@@ -108,7 +110,7 @@ class Bench:
             options_for(artifact.format, self.options, self.backend),
             context_tokens=max(context_tokens, workload.total_tokens),
         )
-        measurement = measure(artifact, workload, options, plan=plan)
+        measurement = measure(artifact, workload, options, plan=plan, limits=self.limits)
         self.measurements.append(measurement)
         return measurement
 
@@ -122,7 +124,10 @@ class Bench:
 
 @contextlib.contextmanager
 def open_bench(
-    options: SessionOptions, say: Callable[[str], None], backend: str | None = None
+    options: SessionOptions,
+    say: Callable[[str], None],
+    backend: str | None = None,
+    limits: Limits | None = None,
 ) -> Iterator[Bench]:
     """A bench with a scratch folder of its own, removed on leaving, also when terminated."""
     from ..sources import cache_directory
@@ -140,7 +145,7 @@ def open_bench(
         ) from error
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        yield Bench(scratch=scratch, options=options, say=say, backend=backend)
+        yield Bench(scratch=scratch, options=options, say=say, backend=backend, limits=limits)
     finally:
         signal.signal(signal.SIGTERM, previous)
         shutil.rmtree(scratch, ignore_errors=True)

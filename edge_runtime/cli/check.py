@@ -74,6 +74,8 @@ def check(
         str, typer.Option("--kv-type", help="Type of the KV cache: f16, q8_0 or q4_0.")
     ] = "f16",
     provider: options.Provider = None,
+    limit_memory: options.LimitMemory = None,
+    limit_cores: options.LimitCores = None,
     backend: Annotated[
         str | None,
         typer.Option(
@@ -122,11 +124,16 @@ def check(
         providers=options.provider_names(provider),
     )
     _refuse_unwritable(save)
+    limits = options.read_limits(limit_memory, limit_cores)
     with Progress(budget_s if not model else None) as progress:
         report = (
-            check_models(model, levels, asked, session_options, budget_s, progress.say, backend)
+            check_models(
+                model, levels, asked, session_options, budget_s, progress.say, backend, limits
+            )
             if model
-            else check_catalogue(levels, asked, session_options, budget_s, progress.say, backend)
+            else check_catalogue(
+                levels, asked, session_options, budget_s, progress.say, backend, limits
+            )
         )
     _show(report, json_output=json_output, save=save)
     raise typer.Exit(report.exit_code)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 from ..artifact import ModelShape
 from ..artifact.checkpoint import read_config
 from ..artifact.departures import departures
+from ..basis import Unavailable
 from ..errors import EdgeError, ModelNotFoundError
-from ..measurement import Unavailable
 from ..report.inspection import (
     Conversion,
     FileFact,

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import __version__
+from ..basis import Unavailable
+from ..energy import Battery
 from ..errors import EdgeError
-from ..measurement import Gpu, SessionOptions, Unavailable
+from ..measurement import Gpu, SessionOptions
 from ..report.doctor import Diagnosis, Finding
-from ..units import format_bytes
+from ..units import format_bytes, format_duration
 
 SMALL_DISK_BYTES = 3 * 1024**3
 """Below this much free space a check may not be able to make its synthetic models."""
@@ -42,8 +44,9 @@ def diagnose() -> Diagnosis:
         _extra("huggingface_hub", "hf:owner/repo models", "hub"),
         _catalogue(),
         *_places(),
-        *_energy(),
+        *energy_findings(),
         *_instruments(),
+        *_limits(),
     )
     return Diagnosis(host=machine.host, bandwidth=machine.bandwidth, findings=findings)
 
@@ -181,37 +184,115 @@ def _places() -> Iterator[Finding]:
         yield Finding(name="cache folder", found=f"{cache}, {format_bytes(free)} free")
 
 
-def _energy() -> Iterator[Finding]:
-    from ..profiler.energy import discover
+def energy_findings() -> Iterator[Finding]:
+    """Each energy sensor with what it counts and its place in a figure, then each refusal."""
+    from ..profiler.energy.discovery import discover
 
     discovery = discover()
+    discovery.close()
     for sensor in discovery.sensors:
-        yield Finding(name="energy", found=f"{sensor.id} ({sensor.scope})")
+        info = sensor.info
+        place = (
+            "counts in the figure"
+            if info.id in discovery.headline
+            else "shown beside the figure, never added to it"
+        )
+        told = "the vendor's model of " if info.modelled else ""
+        notes = "".join(f"; {note}" for note in info.notes)
+        yield Finding(
+            name=f"energy: {info.id}",
+            found=f"{told}{info.source}, scope {info.scope}, resolves"
+            f" {format_duration(info.window_s)}, {place}{notes}",
+        )
+    if discovery.battery is not None:
+        yield Finding(name="battery", found=_battery(discovery.battery))
     for refusal in discovery.refusals:
         yield Finding(name=f"energy: {refusal.name}", found=refusal.why)
 
 
+def _battery(battery: Battery) -> str | Unavailable:
+    if battery.full_wh is None:
+        return Unavailable(
+            reason=f"{battery.id} does not tell what it holds",
+            remedy="Give its watt-hours: edge energy RESULTS.jsonl --battery-wh 50",
+        )
+    new = f" of {battery.design_wh:.1f} Wh when new" if battery.design_wh is not None else ""
+    return f"{battery.id} holds {battery.full_wh:.1f} Wh{new} ({battery.status})"
+
+
+def _limits() -> Iterator[Finding]:
+    """Which ways to emulate a smaller device work here; the first is the one that is used."""
+    from ..profiler.ceiling import find_means
+
+    ways = find_means()
+    used = next((means for _, means in ways if not isinstance(means, Unavailable)), None)
+    if used is not None:
+        yield Finding(name="memory ceiling", found=f"{used.name} ({used.words})")
+    for name, means in ways:
+        if means is used:
+            break
+        if isinstance(means, Unavailable):
+            yield Finding(name=f"memory ceiling: {name}", found=means)
+    limited = hasattr(os, "sched_setaffinity")
+    yield Finding(
+        name="core limit",
+        found="processor affinity"
+        if limited
+        else Unavailable(reason="this system keeps no process on fewer cores"),
+    )
+
+
 def _instruments() -> Iterator[Finding]:
     from ..profiler.memory import memory_source
-    from ..profiler.thermal import frequency_hz, throttle_state
 
     memory = memory_source()
     yield Finding(
         name="memory by phase",
         found=memory if isinstance(memory, Unavailable) else "resident, anonymous and file-backed",
     )
-    frequency = frequency_hz()
+    yield from _heat()
+
+
+def _heat() -> Iterator[Finding]:
+    """Temperatures with their limits, the clock against its highest, and evidence of throttling."""
+    from ..profiler.energy.discovery import sensor_root
+    from ..profiler.energy.sysfs import Tree
+    from ..profiler.temperature import find_thermometers
+    from ..profiler.thermal import frequency_hz, maximum_hz, throttle_state
+
+    root = sensor_root()
+    tree = Tree(root)
+    warm = []
+    for thermometer in find_thermometers(tree):
+        celsius = thermometer.read(tree)
+        if celsius is not None:
+            trip = thermometer.trip_celsius
+            limit = "" if trip is None else f" (slowed down from {trip:.0f} °C)"
+            warm.append(f"{thermometer.name} {celsius:.1f} °C{limit}")
+    yield Finding(
+        name="temperatures",
+        found=", ".join(warm)
+        or Unavailable(reason="no thermometer can be read", remedy=_guest_remedy()),
+    )
+    frequency, highest = frequency_hz(root), maximum_hz(root)
+    of = "" if highest is None else f" of {highest / 1e9:.2f} GHz"
     yield Finding(
         name="CPU frequency",
-        found=f"{frequency / 1e9:.2f} GHz now"
+        found=f"{frequency / 1e9:.2f}{of or ' GHz'} now"
         if frequency is not None
         else Unavailable(reason="the system does not tell", remedy=_guest_remedy()),
     )
+    state = throttle_state(root)
+    told = f"observable; now: {'; '.join(state.now)}" if state.now else "observable; none now"
     yield Finding(
         name="throttling",
-        found="counters are readable"
-        if throttle_state().observable
-        else Unavailable(reason="not observable here", remedy=_guest_remedy()),
+        found=told
+        if state.observable
+        else Unavailable(
+            reason="not observable: no throttle counter, no firmware bits, no cooling device of a"
+            " processor",
+            remedy=_guest_remedy(),
+        ),
     )
 
 

@@ -14,8 +14,8 @@ from ..artifact.gguf import GGUFHeader
 from ..artifact.gguf_values import ArrayRef
 from ..artifact.shape import is_rope_table
 from ..artifact.split import read_parts
+from ..basis import Unavailable
 from ..errors import ArtifactError
-from ..measurement import Unavailable
 from ..report.inspection import (
     FileFact,
     Inspection,

@@ -29,7 +29,9 @@ _NEEDLESS = {
     "prompt": "-p", "generate": "-n", "pairs": "-pg", "depth": "-d", "workload": "-w",
     "batch": "-b", "micro_batch": "-ub", "kv_k": "-ctk", "kv_v": "-ctv", "flash": "-fa",
     "gpu_layers": "-ngl", "context": "-c", "mmap": "--mmap", "resume": "--resume",
-    "keep_failed": "--keep-failed",
+    "keep_failed": "--keep-failed", "idle": "--idle", "estimate_power": "--estimate-power",
+    "sustain": "--sustain", "cool_down": "--cool-down", "limit_memory": "--limit-memory",
+    "limit_cores": "--limit-cores",
 }  # fmt: skip
 """Parameters of `profile` that mean nothing to a model that continues no text, as typed."""
 

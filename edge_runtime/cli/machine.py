@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import __version__
+from ..basis import Unavailable
 from ..errors import EdgeError
-from ..feasibility import CheckReport, FitSummary, Row
-from ..measurement import BandwidthReading, Gpu, Host, SessionOptions, Unavailable
+from ..feasibility import CheckReport, FitSummary, Row, with_energy
+from ..measurement import BandwidthReading, Gpu, Host, Limits, SessionOptions
 from ..verdict import Target
 
 if TYPE_CHECKING:
@@ -26,12 +27,16 @@ class Machine:
     bandwidth: BandwidthReading | Unavailable
 
 
-def look_at_machine(options: SessionOptions) -> Machine:
-    """Detects the host and measures its memory bandwidth with the threads that will be used."""
+def look_at_machine(options: SessionOptions, limits: Limits | None = None) -> Machine:
+    """Detects the host and measures its memory bandwidth with the threads that will be used.
+
+    The host is the emulated one where there are limits; the bandwidth stays this machine's.
+    """
     from ..profiler import detect_host
     from ..profiler.host import memory_bandwidth
+    from ..profiler.limits import limited_host
 
-    host = detect_host(gpus=usable_gpus(options.backend))
+    host = limited_host(detect_host(gpus=usable_gpus(options.backend)), limits)
     bandwidth: BandwidthReading | Unavailable
     try:
         bandwidth = memory_bandwidth(options.threads or host.cores_usable)
@@ -73,11 +78,12 @@ def report_of(
         host=machine.host,
         bandwidth=machine.bandwidth,
         target=target,
-        rows=tuple(rows),
+        rows=with_energy(rows, bench.measurements),
         fits=fits,
         measurements=tuple(bench.measurements),
         failures=tuple(bench.failures),
         elapsed_s=bench.elapsed_s(),
         peak_disk_bytes=bench.peak_disk_bytes,
         recommendation=recommendation,
+        limits=bench.limits,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifact import Artifact, ModelShape
+from ..basis import Basis, Unavailable
 from ..errors import EdgeError, ModelNotFoundError, UnsupportedError, UsageError
 from ..feasibility import (
     CheckReport,
@@ -20,14 +21,7 @@ from ..feasibility import (
     work_of,
 )
 from ..fit import extend_depth
-from ..measurement import (
-    Basis,
-    Measurement,
-    SessionOptions,
-    Unavailable,
-    decode_workload,
-    prefill_workload,
-)
+from ..measurement import Limits, Measurement, SessionOptions, decode_workload, prefill_workload
 from ..memory_needs import PlannedModel, memory_fit
 from ..statistics import Interval
 from ..verdict import Evidence, MemoryFit, Target, VerdictKind, evidence_of
@@ -65,6 +59,7 @@ def check_models(
     budget_s: float,
     say: Callable[[str], None],
     backend: str | None = None,
+    limits: Limits | None = None,
 ) -> CheckReport:
     """Measures each model within the budget for each, and judges it.
 
@@ -75,8 +70,8 @@ def check_models(
     """
     subjects = [resolve(model) for model in models]
     say("looking at the machine")
-    machine = look_at_machine(options)
-    with open_bench(options, say, backend) as bench:
+    machine = look_at_machine(options, limits)
+    with open_bench(options, say, backend, limits) as bench:
         rows: list[Row] = []
         for subject in subjects:
             cells = len(levels) if isinstance(subject, ModelShape) else 1
@@ -284,7 +279,10 @@ def _measure_truncated(setting: _Setting, planned: PlannedModel, memory: MemoryF
 
     shape, level = planned.shape, planned.level
     layers = shape.layers
-    while layers > 2 and synthetic_bytes(shape, level, layers=layers) > TRUNCATED_BYTES:
+    # On a small device the truncated model must fit by far, or the disk is what is measured.
+    free = setting.machine.host.ram_available_bytes
+    most = TRUNCATED_BYTES if free is None else min(TRUNCATED_BYTES, free // 2)
+    while layers > 2 and synthetic_bytes(shape, level, layers=layers) > most:
         layers -= 1
     found: list[tuple[int, Evidence]] = []
     fewest = max(1, layers // 4)

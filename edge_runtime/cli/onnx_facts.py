@@ -25,8 +25,8 @@ from ..artifact.onnx.ports import ValueInfo
 from ..artifact.onnx.shape import cache_inputs
 from ..artifact.onnx.weights import weights_of
 from ..artifact.shape import is_rope_table
+from ..basis import Unavailable
 from ..errors import UnsupportedError
-from ..measurement import Unavailable
 from ..report.inspection import (
     FileFact,
     GraphFacts,

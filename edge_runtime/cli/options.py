@@ -8,7 +8,7 @@ from typing import Annotated, cast, get_args
 import typer
 
 from ..errors import UnsupportedError, UsageError
-from ..measurement import KvType
+from ..measurement import KvType, Limits
 
 PANEL_OUT = "Output"
 
@@ -34,6 +34,48 @@ Provider = Annotated[
         show_default="the first GPU of its build, else cpu",
     ),
 ]
+
+_PANEL_DEVICE = "As if on a smaller device"
+LimitMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--limit-memory",
+        metavar="SIZE",
+        help="Memory ceiling, such as 6GiB.",
+        rich_help_panel=_PANEL_DEVICE,
+        show_default=False,
+    ),
+]
+LimitCores = Annotated[
+    int | None,
+    typer.Option(
+        "--limit-cores",
+        min=1,
+        help="Processors to run on.",
+        rich_help_panel=_PANEL_DEVICE,
+        show_default=False,
+    ),
+]
+
+
+def read_limits(memory: str | None, cores: int | None) -> Limits | None:
+    """The smaller device asked for, None where it is this one.
+
+    Raises UsageError for what is no size, and for a device that cannot be emulated here.
+    """
+    if memory is None and cores is None:
+        return None
+    from ..profiler import detect_host
+    from ..profiler.limits import checked_limits
+    from ..units import parse_bytes
+
+    size = None
+    if memory is not None:
+        try:
+            size = parse_bytes(memory)
+        except UsageError as error:
+            raise UsageError(f"--limit-memory: {error.fact}", way_out=error.way_out) from None
+    return checked_limits(Limits(memory_bytes=size, cores=cores), detect_host())
 
 
 def provider_names(asked: Sequence[str] | None) -> tuple[str, ...]:

@@ -19,8 +19,17 @@ from ..measurement import SessionOptions
 from ..units import parse_duration_s
 from .engines import refuse_providers
 from .latency import Care, plain_graphs, profile_latency, read_threads, refuse_needless
-from .options import Provider, provider_names
-from .profiling import AUTO, Sweep, open_artifacts, option_axes, read_repetitions
+from .options import LimitCores, LimitMemory, Provider, provider_names, read_limits
+from .profiling import (
+    AUTO,
+    Sweep,
+    open_artifacts,
+    option_axes,
+    read_idle,
+    read_power,
+    read_repetitions,
+)
+from .sustaining import read_cool_down, read_sustain
 
 _PANEL_WHAT = "What to run"
 _PANEL_HOW = "How to open the model"
@@ -138,6 +147,8 @@ def profile(
         ),
     ] = True,
     provider: Provider = None,
+    limit_memory: LimitMemory = None,
+    limit_cores: LimitCores = None,
     backend: Annotated[
         str,
         typer.Option(
@@ -180,6 +191,45 @@ def profile(
             "--cold", help="Drop the file from the page cache first.", rich_help_panel=_PANEL_CARE
         ),
     ] = False,
+    sustain: Annotated[
+        str | None,
+        typer.Option(
+            "--sustain",
+            metavar="10m",
+            help="Keep each test up for so long and report the rate held once hot. Only tgN, unless"
+            " -p is given.",
+            rich_help_panel=_PANEL_CARE,
+            show_default=False,
+        ),
+    ] = None,
+    cool_down: Annotated[
+        str,
+        typer.Option(
+            "--cool-down",
+            metavar="2m",
+            help="Let the device cool before each test, at most so long.",
+            rich_help_panel=_PANEL_CARE,
+        ),
+    ] = "0",
+    idle: Annotated[
+        str,
+        typer.Option(
+            "--idle",
+            help="Watch the device idle before and after, for energy net of idling: 30s, 0, or auto"
+            " (where a sensor is).",
+            rich_help_panel=_PANEL_CARE,
+        ),
+    ] = AUTO,
+    estimate_power: Annotated[
+        float | None,
+        typer.Option(
+            "--estimate-power",
+            metavar="W",
+            help="Estimate energy from the device's power at work, where nothing measures it.",
+            rich_help_panel=_PANEL_CARE,
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -216,7 +266,7 @@ def profile(
         ),
     ] = False,
 ) -> None:
-    """Measure a model: tokens/s, latency, memory, every sample kept."""
+    """Measure a model: tokens/s, latency, memory, energy, every sample kept."""
     from ..sources import resolve
 
     def typed(name: str) -> bool:
@@ -254,6 +304,7 @@ def profile(
     from ..profiler.results import create_results, read_results
     from ..report.records import record_writer
 
+    limits = read_limits(limit_memory, limit_cores)
     fewest, most = read_repetitions(repetitions)
     plan = Plan(
         warmups=warmups,
@@ -262,12 +313,16 @@ def profile(
         target_relative_half_width=precision,
         budget_s=parse_duration_s(budget),
         cold_cache=cold,
+        idle_s=read_idle(idle, emulated=limits is not None),
+        settle_s=read_cool_down(cool_down),
+        sustain_s=read_sustain(sustain, typed),
     )
     if workload is not None:
         workloads = sweep.chat_workloads(workload.split(","))
     else:
         workloads = sweep.bench_workloads(
-            sweep.parse_numbers(prompt, "-p"),
+            # Heat is a matter of generating for long: a prompt is sustained only on demand.
+            sweep.parse_numbers(prompt if sustain is None or typed("prompt") else "0", "-p"),
             sweep.parse_numbers(generate, "-n"),
             sweep.parse_numbers(depth, "-d"),
             sweep.parse_pairs(pairs, "-pg") if pairs else (),
@@ -304,6 +359,9 @@ def profile(
         retry_failed=not keep_failed,
         command=_command(sys.argv[1:]),
         backend=backend if typed("backend") else None,
+        stated_power_w=read_power(estimate_power),
+        tell_energy=form != "text",
+        limits=limits,
     )
     sweeper.run(sweeper.cells(artifacts, grid, workloads, tune_threads=threads == AUTO))
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import typer
 
+from ..consumption import LEAST_POWER_W, MOST_POWER_W
 from ..errors import UsageError
-from ..measurement import CellFailure, KvType, Measurement, SessionOptions, Workload
-from ..units import format_rate
+from ..measurement import CellFailure, KvType, Limits, Measurement, SessionOptions, Workload
+from ..report.plain import plain
+from ..units import format_rate, parse_duration_s
 from .engines import ENGINES, level_of
+from .sustaining import EarlyEnd, left_words
 
 if TYPE_CHECKING:
     from ..artifact import Artifact
@@ -27,6 +30,15 @@ if TYPE_CHECKING:
     from ..report.records import RecordWriter
 
 AUTO = "auto"
+_LONGEST_IDLE_S = 3600.0
+_STAGES = {
+    "settling": "letting the device cool",
+    "idle": "watching the device idle",
+    "loading": "loading",
+    "warming": "warming up",
+    "closing": "closing",
+    "tracing": "tracing",
+}
 _ERASE_LINE = "\r\x1b[K"
 _FLASH = {"auto": "auto", "on": "on", "off": "off", "1": "on", "0": "off", "-1": "auto"}
 
@@ -38,6 +50,39 @@ def read_repetitions(text: str) -> tuple[int, int]:
     if not all(w.isascii() and w.isdigit() and len(w) < 7 and int(w) > 0 for w in words):
         raise UsageError(f"-r: {text!r} is no number of runs.", way_out="Write 5, or 3-10.")
     return int(words[0]), int(words[1])
+
+
+def read_idle(text: str, *, emulated: bool) -> float:
+    """How long to watch the device idle, seconds, before a measurement and after it.
+
+    `auto` takes twice what the slowest sensor of the headline resolves, 10 s to 60 s, and nothing
+    where there is no sensor or the device is an emulated one. Raises UsageError.
+    """
+    if text != AUTO:
+        seconds = parse_duration_s(text)
+        if seconds > _LONGEST_IDLE_S:
+            raise UsageError("--idle: nobody waits longer than an hour.", way_out="--idle 60s")
+        return seconds
+    if emulated:
+        return 0.0
+    from ..profiler.energy.discovery import discover
+
+    found = discover()
+    try:
+        windows = [s.info.window_s for s in found.sensors if s.info.id in found.headline]
+    finally:
+        found.close()
+    return min(max(2 * max(windows), 10.0), 60.0) if windows else 0.0
+
+
+def read_power(watts: float | None) -> float | None:
+    """The stated power. Raises UsageError for one that no device has."""
+    if watts is not None and not LEAST_POWER_W <= watts <= MOST_POWER_W:
+        raise UsageError(
+            f"--estimate-power: {watts:g} W is no power of a device.",
+            way_out="State what it draws while the model runs, such as --estimate-power 12",
+        )
+    return watts
 
 
 def option_axes(
@@ -92,6 +137,12 @@ class Sweep:
     """How the sweep was called, without --save and --resume: what a resuming command repeats."""
     backend: str | None = None
     """The engine asked for by name; None for the one of each model's format."""
+    stated_power_w: float | None = None
+    """What the device draws at work, for an estimate where nothing measures energy."""
+    tell_energy: bool = False
+    """Whether to say why there is no energy: where the records' format does not say it below."""
+    limits: Limits | None = None
+    """The smaller device to emulate."""
 
     def cells(
         self,
@@ -114,9 +165,9 @@ class Sweep:
             engine = self.backend or ENGINES[artifact.format]
             own: Sequence[SessionOptions] = [replace(o, backend=engine) for o in grid]
             if tune_threads and artifact.format in backend(engine).formats:
-                own = _tuned(artifact, own)
+                own = _tuned(artifact, own, self.limits)
             cells += (
-                Cell(artifact=artifact, options=options, workload=workload)
+                Cell(artifact=artifact, options=options, workload=workload, limits=self.limits)
                 for options in own
                 for workload in workloads
             )
@@ -124,21 +175,16 @@ class Sweep:
 
     def run(self, cells: Sequence[Cell]) -> None:
         """Runs the cells; ends the program with 4 when one failed and 130 after Ctrl-C."""
-        from ..profiler import run_cells
-        from ..profiler.results import append_result
+        from ..report.energy import energy_words, has_figures
 
-        line = _StatusLine(len(cells))
+        line = _StatusLine(len(cells), self.plan.sustain_s)
         done = failed = 0
+        unknown: dict[str, None] = {}
         try:
-            sequence = run_cells(
-                cells, plan=self.plan, earlier=self.earlier, retry_failed=self.retry_failed,
-                on_event=line.show,
-            )  # fmt: skip
-            for _, record, is_new in sequence:
-                line.clear()
-                if is_new and self.results is not None:
-                    append_result(self.results, record)
+            for record in self._records(cells, line):
                 self.writer.write(record)
+                if isinstance(record, Measurement) and self.tell_energy and not has_figures(record):
+                    unknown[energy_words(record)] = None
                 line.finished += 1
                 done += 1
                 failed += isinstance(record, CellFailure)
@@ -149,9 +195,37 @@ class Sweep:
         finally:
             line.clear()
             self.writer.close()
+            for words in unknown:
+                typer.echo(f"energy: {plain(words)}", err=True)
         if failed:
             typer.echo(f"{failed} of {len(cells)} cells failed; their rows say why.", err=True)
             raise typer.Exit(4)
+
+    def _records(
+        self, cells: Sequence[Cell], line: _StatusLine
+    ) -> Iterator[Measurement | CellFailure]:
+        """Each cell's record once it is kept. Raises KeyboardInterrupt after one ended early."""
+        from ..profiler import run_cells
+        from ..profiler.results import append_result
+
+        with EarlyEnd(sustained=self.plan.sustain_s is not None) as ending:
+
+            def show(cell: Cell, progress: Progress) -> bool:
+                line.show(cell, progress)
+                return ending.heard(progress)
+
+            sequence = run_cells(
+                cells, plan=self.plan, earlier=self.earlier, retry_failed=self.retry_failed,
+                stated_power_w=self.stated_power_w, on_event=show,
+            )  # fmt: skip
+            for _, record, is_new in sequence:
+                line.clear()
+                if is_new and self.results is not None:
+                    append_result(self.results, record)
+                ending.next_cell()
+                yield record
+                if ending.asked:
+                    raise KeyboardInterrupt
 
     def _interrupted(self, done: int, total: int) -> str:
         words = f"Interrupted after {done} of {total} cells"
@@ -162,7 +236,9 @@ class Sweep:
         )
 
 
-def _tuned(artifact: Artifact, grid: Sequence[SessionOptions]) -> tuple[SessionOptions, ...]:
+def _tuned(
+    artifact: Artifact, grid: Sequence[SessionOptions], limits: Limits | None
+) -> tuple[SessionOptions, ...]:
     """The grid with the best number of threads for this artifact, said on stderr."""
     from ..profiler.autotune import tune_threads
 
@@ -172,7 +248,7 @@ def _tuned(artifact: Artifact, grid: Sequence[SessionOptions]) -> tuple[SessionO
         count = "default" if threads is None else str(threads)
         line.say(f"{artifact.name}: trying {count} threads{_rate(progress)}")
 
-    tuning = tune_threads(artifact, grid[0], on_event=tell)
+    tuning = tune_threads(artifact, grid[0], limits=limits, on_event=tell)
     line.clear()
     typer.echo(f"{artifact.name}: {tuning_words(tuning)}", err=True)
     return tuple(replace(options, threads=tuning.best_threads) for options in grid)
@@ -197,8 +273,9 @@ def tuning_words(tuning: ThreadTuning) -> str:
 class _StatusLine:
     """One line on stderr, rewritten on a terminal, written once per cell elsewhere."""
 
-    def __init__(self, cells: int) -> None:
+    def __init__(self, cells: int, sustain_s: float | None = None) -> None:
         self.finished = 0
+        self._sustain_s = sustain_s
         self._cells = cells
         self._terminal = sys.stderr.isatty()
         self._shown = ""
@@ -211,10 +288,12 @@ class _StatusLine:
         words = f"{where}, {cell.workload.name}"
         if self._terminal:
             stage = progress.stage
-            if stage == "running":
+            if stage == "running" and self._sustain_s is not None:
+                stage_words = left_words(self._sustain_s, progress)
+            elif stage == "running":
                 stage_words = f"run {progress.runs + 1} of at most {progress.max_runs}"
             else:
-                stage_words = {"loading": "loading", "warming": "warming up"}[stage]
+                stage_words = _STAGES[stage]
             words += f": {stage_words}{_rate(progress)}"
         self.say(words)
 

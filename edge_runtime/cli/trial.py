@@ -10,8 +10,9 @@ import tempfile
 from pathlib import Path
 
 from ..artifact import ModelShape
+from ..basis import Unavailable
 from ..errors import EdgeError
-from ..measurement import SessionOptions, Unavailable, Workload
+from ..measurement import SessionOptions, Workload
 
 LEVELS = {"llama_cpp": "Q4_0", "onnx": "onnx:int4"}
 """The level the toy has for each engine: one whose kernels a real model would use."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..artifact import Artifact
-from ..measurement import Host, Measurement, SessionOptions, decode_workload
+from ..measurement import Host, Limits, Measurement, SessionOptions, decode_workload
 from .host import detect_host
 from .measure import measure
 from .wire import Plan, Progress
@@ -46,6 +46,7 @@ def tune_threads(
     options: SessionOptions | None = None,
     *,
     plan: Plan = TUNING_PLAN,
+    limits: Limits | None = None,
     on_event: Callable[[int | None, Progress], None] | None = None,
 ) -> ThreadTuning:
     """Measures the default and every candidate, and chooses. Raises what `measure` raises."""
@@ -57,7 +58,7 @@ def tune_threads(
                 on_event(threads, progress)
 
         wanted = replace(base, threads=threads)
-        return measure(artifact, TUNING_WORKLOAD, wanted, plan=plan, on_event=tell)
+        return measure(artifact, TUNING_WORKLOAD, wanted, plan=plan, limits=limits, on_event=tell)
 
     first = trial(None)
     default = first.options.threads or detect_host().cores_usable

@@ -30,20 +30,20 @@ class MemoryLimit:
 
 def memory_limits(root: Path = _ROOT) -> tuple[MemoryLimit, ...]:
     """Every memory limit in force, from the process's group up to the root; empty without one."""
-    v1 = _folders(root, "memory")
+    v1 = folders(root, "memory")
     found = [_memory_limit(f, "memory.limit_in_bytes", "memory.usage_in_bytes") for f in v1]
-    found += [_memory_limit(f, "memory.max", "memory.current") for f in _folders(root, "")]
+    found += [_memory_limit(f, "memory.max", "memory.current") for f in folders(root, "")]
     return tuple(limit for limit in found if limit is not None)
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:
     """How many processors' worth of time the group may use; None without a quota."""
     quotas = []
-    for folder in _folders(root, ""):
+    for folder in folders(root, ""):
         words = _text(folder / "cpu.max").split()
         if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]):
             quotas.append(int(words[0]) / int(words[1]))
-    for folder in _folders(root, "cpu"):
+    for folder in folders(root, "cpu"):
         quota = _integer(folder / "cpu.cfs_quota_us")
         period = _integer(folder / "cpu.cfs_period_us")
         if quota is not None and quota > 0 and period:
@@ -71,8 +71,11 @@ def _memory_limit(folder: Path, limit_name: str, usage_name: str) -> MemoryLimit
     return MemoryLimit(limit_bytes=limit, free_bytes=max(0, limit - max(0, usage - reclaimable)))
 
 
-def _folders(root: Path, controller: str) -> Iterator[Path]:
-    """The group's folder and its ancestors in one hierarchy; `controller` empty means v2."""
+def folders(root: Path, controller: str) -> Iterator[Path]:
+    """The group's folder and its ancestors in one hierarchy, existing ones only.
+
+    `controller` empty means v2.
+    """
     path = _group_path(root, controller)
     if path is None:
         return

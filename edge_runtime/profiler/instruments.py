@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-from ..measurement import Buffer, Memory, Noise, Unavailable
+from ..basis import Unavailable
+from ..measurement import Noise
+from ..memory import Buffer, Memory
 from .memory import MemorySource, Phase, PhaseMeter, memory_source
 from .noise import NoiseMeter, load_average
 from .ticker import Ticker
@@ -57,8 +59,8 @@ class Instruments:
         samples = self._ticker.samples if self._ticker else ()
         return self._meter.memory(samples, buffers)
 
-    def noise(self) -> Noise:
-        """The noise record."""
+    def noise(self, *, heat_disturbs: bool = True) -> Noise:
+        """The noise record; what heat does is no disturbance of a run that is to find it out."""
         if self._noise is None:
             return Noise(
                 load_average=self._load_average, steal_share=None, foreign_share=None,
@@ -69,6 +71,7 @@ class Instruments:
         return self._noise.noise(
             lateness_p90_ns=ticker.lateness_p90_ns if ticker else None,
             sampler_share=ticker.cpu_share if ticker else None,
+            heat_disturbs=heat_disturbs,
         )
 
 

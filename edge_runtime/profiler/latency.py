@@ -20,9 +20,9 @@ from ..artifact.onnx.folder import is_onnx, model_in, model_name
 from ..artifact.onnx.graph import OnnxGraph, read_graph
 from ..artifact.onnx.shape import cache_inputs
 from ..artifact.onnx.weights import weights_of
+from ..basis import Unavailable
 from ..errors import EdgeError, EngineMissingError, MemoryLimitError, UnsupportedError
 from ..latency import LatencyFailure, LatencyMeasurement, LatencyOptions, ModelRecord, OperatorTimes
-from ..measurement import Unavailable
 from ..units import format_bytes
 from .host import available_memory_bytes, detect_host
 from .latency_inputs import Feed, feed

@@ -23,14 +23,18 @@ from typing import IO, TypeVar
 
 from ..artifact import Artifact
 from ..errors import EdgeError, UsageError, WorkerError
-from ..measurement import ArtifactRecord, Measurement, SessionOptions, Workload
+from ..measurement import ArtifactRecord, Limits, Measurement, SessionOptions, Workload
 from ..units import format_duration
-from . import energy
+from .ceiling import oom_kills
 from .host import detect_host
+from .limits import Confinement
+from .watch import Watch
 from .wire import (
+    ENOUGH,
     MAX_LINE_BYTES,
     AnyOutcome,
     LatencySpec,
+    Listener,
     Message,
     Outcome,
     Plan,
@@ -53,32 +57,50 @@ def measure(
     options: SessionOptions | None = None,
     *,
     plan: Plan | None = None,
-    on_event: Callable[[Progress], None] | None = None,
+    limits: Limits | None = None,
+    stated_power_w: float | None = None,
+    on_event: Listener | None = None,
 ) -> Measurement:
     """Measures one workload on one artifact in a fresh child process.
 
-    `on_event` is called between timed runs, never during one. The context length defaults to
-    exactly what the workload fills, as llama-bench does. Raises UsageError when the workload cannot
-    be run under the options, WorkerError when the child dies or takes too long, and whatever the
-    backend raised.
+    The context length defaults to exactly what the workload fills, as llama-bench does. `limits`
+    emulate a smaller device. `stated_power_w` is kept for an estimate of energy where nothing
+    measures it. `on_event` is called between timed runs, never during one; when it returns True no
+    further run is begun. Raises UsageError when the workload cannot be run under the options,
+    WorkerError when the child dies or takes too long, and whatever the backend raised.
     """
     plan = plan or Plan()
     asked = options or SessionOptions()
-    spec = Spec(
-        artifact=str(artifact.path.absolute()),
-        options=fitted_options(workload, asked),
-        workload=workload,
-        plan=plan,
-        parent_pid=os.getpid(),
-    )
     # Before the child exists: its memory must not count as taken.
     host = detect_host()
-    child = Child(spec, workload.name, _ADVICE, timeout_s=plan.timeout_s, on_event=on_event)
-    outcome = child.answer(Outcome)
+    with (
+        Confinement(limits, artifact, asked, host) as confinement,
+        Watch(plan, limits=confinement.limits, on_event=on_event) as watch,
+    ):
+        spec = Spec(
+            artifact=str(artifact.path.absolute()),
+            options=fitted_options(workload, confinement.options),
+            workload=workload,
+            plan=plan,
+            parent_pid=os.getpid(),
+            least_run_s=watch.least_run_s,
+            limits=confinement.limits,
+        )
+        child = Child(
+            spec, workload.name, _ADVICE, timeout_s=watch.timeout_s, on_event=watch.on_event,
+            confined_by=confinement.command, on_start=watch.on_start,
+        )  # fmt: skip
+        try:
+            outcome = child.answer(Outcome)
+        except EdgeError as error:
+            told = confinement.explained(error)
+            if told is error:
+                raise
+            raise told from error
     return Measurement(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         tool_version=tool_version(),
-        host=replace(host, gpus=outcome.gpus),
+        host=replace(confinement.host, gpus=outcome.gpus),
         engine=outcome.engine,
         artifact=artifact_record(artifact),
         options=outcome.options,
@@ -88,11 +110,26 @@ def measure(
         warmups=outcome.warmups,
         runs=outcome.runs,
         stopped=outcome.stopped,
-        memory=outcome.memory,
-        energy=energy.discover().unavailable(),
+        memory=watch.memory(outcome.memory, outcome.gpus),
+        energy=watch.energy(),
+        heat=watch.heat(),
+        refusals=watch.refusals,
+        battery=watch.battery,
+        timeline=watch.timeline(outcome.windows),
+        stated_power_w=stated_power_w,
+        sustain_s=_sustained_s(plan, outcome),
         noise=outcome.noise,
-        notes=outcome.notes,
+        emulated=confinement.emulation,
+        notes=(*confinement.notes, *outcome.notes),
     )
+
+
+def _sustained_s(plan: Plan, outcome: Outcome) -> float | None:
+    """How long the repetitions were kept up on purpose: less than asked when ended early."""
+    if plan.sustain_s is None:
+        return None
+    lasted = next((w.duration_s for w in outcome.windows if w.name == "runs"), plan.sustain_s)
+    return min(plan.sustain_s, lasted)
 
 
 def artifact_record(artifact: Artifact) -> ArtifactRecord:
@@ -171,7 +208,8 @@ _ADVICE = Advice(
 class Child:
     """The child process of one measurement, from its start to its certain end.
 
-    `what` names what is measured, for a child that ends without an answer.
+    `what` names what is measured, for a child that ends without an answer. The command is put
+    behind `confined_by`, which becomes it. `on_start` is told the process's number.
     """
 
     def __init__(
@@ -181,9 +219,13 @@ class Child:
         advice: Advice,
         *,
         timeout_s: float,
-        on_event: Callable[[Progress], None] | None,
+        on_event: Listener | None,
+        confined_by: tuple[str, ...] = (),
+        on_start: Callable[[int], None] | None = None,
     ) -> None:
         self._spec = spec
+        self._on_start = on_start
+        self._confined_by = confined_by
         self._what = what
         self._advice = advice
         self._timeout_s = timeout_s
@@ -195,11 +237,13 @@ class Child:
     def answer(self, kind: type[Answer]) -> Answer:
         """Runs the child and returns what it found, which is of that kind."""
         with tempfile.TemporaryFile() as noise:
-            process = _start(noise)
+            process = _start(noise, self._confined_by)
             watchdog = threading.Timer(self._timeout_s, self._expire, (process,))
             watchdog.daemon = True
             watchdog.start()
             try:
+                if self._on_start is not None:
+                    self._on_start(process.pid)
                 message = self._converse(process)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_EXIT_GRACE_S)
@@ -229,9 +273,8 @@ class Child:
             message = decode(line)
             if not isinstance(message, Progress):
                 return message
-            if self._on_event is not None:
-                self._on_event(message)
-            self._tell(process.stdin, b"\n")
+            enough = self._on_event is not None and self._on_event(message)
+            self._tell(process.stdin, ENOUGH if enough else b"\n")
         return None
 
     @staticmethod
@@ -282,7 +325,7 @@ class Child:
         }.get(number, "Try a smaller model or another level.")
 
 
-def _start(noise: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(noise: IO[bytes], confined_by: tuple[str, ...]) -> subprocess.Popen[bytes]:
     """Spawns the worker so that it finds the same packages as this process."""
     if not sys.executable or getattr(sys, "frozen", False):
         raise WorkerError(
@@ -293,7 +336,7 @@ def _start(noise: IO[bytes]) -> subprocess.Popen[bytes]:
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(str(Path(p).absolute()) for p in sys.path)
     # -P: the present directory joins the path only where this process has it there too.
-    command = [sys.executable, "-P", "-m", "edge_runtime.profiler.worker"]
+    command = [*confined_by, sys.executable, "-P", "-m", "edge_runtime.profiler.worker"]
     try:
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, env=environment
@@ -308,17 +351,6 @@ def last_line(noise: IO[bytes]) -> str:
     noise.seek(max(0, size - _STDERR_TAIL_BYTES))
     lines = [line.strip() for line in noise.read().decode(errors="replace").splitlines()]
     return next((line[:300] for line in reversed(lines) if line), "")
-
-
-def oom_kills(root: Path = Path("/")) -> int | None:
-    """How many processes the kernel has killed for memory since the boot; None when untold."""
-    try:
-        for line in (root / "proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    except (OSError, ValueError):
-        pass
-    return None
 
 
 def _signal_name(number: int) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..measurement import Noise
 from ..units import NS_PER_MS, NS_PER_S, format_duration
 from . import thermal
+from .energy.discovery import sensor_root
 
 FOREIGN_LIMIT = 0.05
 """Above this share of all CPU time, other processes take cache and bandwidth one can measure."""
@@ -81,22 +82,33 @@ def load_average() -> float | None:
 class NoiseMeter:
     """Watches the machine from its creation; `start` and `stop` enclose the timed runs."""
 
-    def __init__(self, root: Path = Path("/")) -> None:
-        self._root = root
+    def __init__(self, root: Path | None = None) -> None:
+        self._root = root or Path("/")
+        self._heat_root = root or sensor_root()
         self._load_average = load_average()
         self._before: _Snapshot | None = None
         self._after: _Snapshot | None = None
 
     def start(self) -> None:
         """Takes the first reading, after the warm-up: clocks are up and caches are warm."""
-        self._before = _Snapshot.take(self._root)
+        self._before = _Snapshot.take(self._root, self._heat_root)
 
     def stop(self) -> None:
         """Takes the second reading."""
-        self._after = _Snapshot.take(self._root)
+        self._after = _Snapshot.take(self._root, self._heat_root)
 
-    def noise(self, *, lateness_p90_ns: int | None, sampler_share: float | None) -> Noise:
-        """The record with its flags. Without both readings every reading is None."""
+    def noise(
+        self,
+        *,
+        lateness_p90_ns: int | None,
+        sampler_share: float | None,
+        heat_disturbs: bool = True,
+    ) -> Noise:
+        """The record with its flags. Without both readings every reading is None.
+
+        A falling clock and throttling are flagged only where `heat_disturbs`: a run that is kept up
+        until the device is hot is made to see them.
+        """
         before, after = self._before, self._after
         steal = foreign = None
         throttled = None
@@ -114,7 +126,8 @@ class NoiseMeter:
             throttled=throttled,
             lateness_p90_ns=lateness_p90_ns,
             sampler_share=sampler_share,
-            flags=_flags(steal, foreign, (start_hz, end_hz), throttled, lateness_p90_ns)
+            flags=_flags(steal, foreign, lateness_p90_ns)
+            + (_heat_flags((start_hz, end_hz), throttled) if heat_disturbs else ())
             + _sampler_flags(sampler_share),
         )
 
@@ -128,10 +141,10 @@ class _Snapshot:
     throttle: thermal.ThrottleState
 
     @classmethod
-    def take(cls, root: Path) -> _Snapshot:
+    def take(cls, root: Path, heat_root: Path) -> _Snapshot:
         return cls(
-            frequency_hz=thermal.frequency_hz(root),
-            throttle=thermal.throttle_state(root),
+            frequency_hz=thermal.frequency_hz(heat_root),
+            throttle=thermal.throttle_state(heat_root),
             cpu=cpu_times(root),
             own_s=time.process_time(),
             taken_ns=time.perf_counter_ns(),
@@ -153,25 +166,26 @@ def _shares(before: _Snapshot, after: _Snapshot) -> tuple[float | None, float | 
     return steal, min(1.0, foreign)
 
 
-def _flags(
-    steal: float | None,
-    foreign: float | None,
-    frequencies: tuple[float | None, float | None],
-    throttled: bool | None,
-    lateness_ns: int | None,
-) -> tuple[str, ...]:
+def _flags(steal: float | None, foreign: float | None, lateness_ns: int | None) -> tuple[str, ...]:
     flags = []
     if foreign is not None and foreign > FOREIGN_LIMIT:
         flags.append(f"other processes used {foreign:.0%} of the CPU")
     if steal is not None and steal > STEAL_LIMIT:
         flags.append(f"the hypervisor took {steal:.0%} of the CPU away")
+    if lateness_ns is not None and lateness_ns > LATENESS_LIMIT_NS:
+        flags.append(f"the sampler woke {format_duration(lateness_ns / NS_PER_S)} late (P90)")
+    return tuple(flags)
+
+
+def _heat_flags(
+    frequencies: tuple[float | None, float | None], throttled: bool | None
+) -> tuple[str, ...]:
+    flags = []
     start, end = frequencies
     if start and end and end < start * (1 - FREQUENCY_DROP_LIMIT):
         flags.append(f"the CPU clock fell from {start / 1e9:.2f} to {end / 1e9:.2f} GHz")
     if throttled:
         flags.append("the CPU was throttled")
-    if lateness_ns is not None and lateness_ns > LATENESS_LIMIT_NS:
-        flags.append(f"the sampler woke {format_duration(lateness_ns / NS_PER_S)} late (P90)")
     return tuple(flags)
 
 

@@ -47,18 +47,18 @@ def append_result(path: Path, record: Saved) -> None:
         raise _unwritable(path, error) from error
 
 
-def read_results(path: Path) -> tuple[Measurement | CellFailure, ...]:
+def read_results(path: Path, *, repair: bool = True) -> tuple[Measurement | CellFailure, ...]:
     """Every record of a results file, in order.
 
-    A last line that was cut off is removed from the file. Raises DiskError when the file cannot be
-    read, FormatError when a whole line is no record.
+    A last line that was cut off is left out, and with `repair` removed from the file. Raises
+    DiskError when the file cannot be read, FormatError when a whole line is no record.
     """
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise FormatError(f"{path} is too large to be a results file.")
         content = path.read_bytes()
         whole, newline, rest = content.rpartition(b"\n")
-        if rest:
+        if rest and repair:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + len(newline))
     except OSError as error:

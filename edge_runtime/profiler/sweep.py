@@ -2,7 +2,7 @@
 
 A cell is one workload under one set of options; each is measured in its own child process. A cell
 that fails leaves its reason behind and the sweep goes on. Cells found in earlier results are not
-run again: same artifact, same options asked for, same workload, same processor.
+run again: same artifact, same options asked for, same workload and limits, same processor.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ..measurement import (
     CHAT_WORKLOADS,
     CellFailure,
     Host,
+    Limits,
     Measurement,
     SessionOptions,
     Workload,
@@ -28,6 +29,7 @@ from ..measurement import (
     prefill_workload,
 )
 from .host import detect_host
+from .limits import limited_host
 from .measure import artifact_record, measure, tool_version
 from .wire import Plan, Progress
 
@@ -40,11 +42,12 @@ _RANGE = re.compile(r"(\d+)-(\d+)(?:([+*])(\d+))?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One workload under one set of options, on one artifact."""
+    """One workload under one set of options, on one artifact, maybe on an emulated device."""
 
     artifact: Artifact
     options: SessionOptions
     workload: Workload
+    limits: Limits | None = None
 
 
 def parse_numbers(text: str, option: str) -> tuple[int, ...]:
@@ -130,32 +133,43 @@ def run_cells(
     plan: Plan | None = None,
     earlier: Sequence[Measurement | CellFailure] = (),
     retry_failed: bool = True,
-    on_event: Callable[[Cell, Progress], None] | None = None,
+    stated_power_w: float | None = None,
+    on_event: Callable[[Cell, Progress], bool | None] | None = None,
 ) -> Iterator[tuple[Cell, Measurement | CellFailure, bool]]:
     """Measures cells in order; yields each with its record and whether it was run just now.
 
     A failing cell yields its CellFailure, except for a missing engine, which fails them all and is
-    raised. Earlier failures are tried again unless `retry_failed` is False.
+    raised. Earlier failures are tried again unless `retry_failed` is False. An earlier record
+    counts with or without idle windows; `stated_power_w` is stated for it too.
     """
     host = detect_host() if earlier else None
+    plan = plan or Plan()
+    done = [record for record in earlier if _is_kept_up(record, plan)]
     for cell in cells:
-        known = host and _find(cell, earlier, host, failures=not retry_failed)
+        known = host and _find(cell, done, host, failures=not retry_failed)
+        if isinstance(known, Measurement) and stated_power_w is not None:
+            known = replace(known, stated_power_w=stated_power_w)
         if known:
             yield cell, known, False
         else:
-            yield cell, _run(cell, plan or Plan(), on_event), True
+            yield cell, _run(cell, plan, stated_power_w, on_event), True
 
 
 def _run(
-    cell: Cell, plan: Plan, on_event: Callable[[Cell, Progress], None] | None
+    cell: Cell,
+    plan: Plan,
+    stated_power_w: float | None,
+    on_event: Callable[[Cell, Progress], bool | None] | None,
 ) -> Measurement | CellFailure:
-    def tell(progress: Progress) -> None:
-        if on_event is not None:
-            on_event(cell, progress)
+    def tell(progress: Progress) -> bool | None:
+        return on_event(cell, progress) if on_event is not None else None
 
     try:
         _require_engine(cell)
-        return measure(cell.artifact, cell.workload, cell.options, plan=plan, on_event=tell)
+        return measure(
+            cell.artifact, cell.workload, cell.options, plan=plan, limits=cell.limits,
+            stated_power_w=stated_power_w, on_event=tell,
+        )  # fmt: skip
     except EngineMissingError:
         raise
     except EdgeError as error:
@@ -165,6 +179,7 @@ def _run(
             artifact=artifact_record(cell.artifact),
             requested=cell.options,
             workload=cell.workload,
+            limits=cell.limits,
             error=type(error).__name__,
             fact=error.fact,
             cause=error.cause,
@@ -182,6 +197,15 @@ def _require_engine(cell: Cell) -> None:
     )
 
 
+def _is_kept_up(record: Measurement | CellFailure, plan: Plan) -> bool:
+    """Whether a record was sustained for as long as is asked for now, or is no more than asked."""
+    if isinstance(record, CellFailure):
+        return True
+    if plan.sustain_s is None or record.sustain_s is None:
+        return record.sustain_s is plan.sustain_s
+    return record.sustain_s >= plan.sustain_s
+
+
 def _find(
     cell: Cell, earlier: Sequence[Measurement | CellFailure], host: Host, *, failures: bool
 ) -> Measurement | CellFailure | None:
@@ -191,15 +215,24 @@ def _find(
             record.artifact.fingerprint == cell.artifact.fingerprint
             and record.requested == cell.options
             and record.workload == cell.workload
+            and _limits_of(record) == cell.limits
         )
         if not same:
             continue
         if isinstance(record, CellFailure):
             if failures:
                 return record
-        elif (record.host.cpu, record.host.cores_usable) == (host.cpu, host.cores_usable):
+        elif record.host.cpu == host.cpu and (
+            record.host.cores_usable == limited_host(host, cell.limits).cores_usable
+        ):
             return record
     return None
+
+
+def _limits_of(record: Measurement | CellFailure) -> Limits | None:
+    if isinstance(record, CellFailure):
+        return record.limits
+    return record.emulated.limits if record.emulated else None
 
 
 def _pair_workload(prompt: int, generate: int, depth: int) -> Workload:

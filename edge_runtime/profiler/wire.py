@@ -7,29 +7,25 @@ come up. This module knows how a line is written and read, and nothing of proces
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from .. import errors
+from ..basis import Unavailable
 from ..codec import from_jsonable, to_jsonable
 from ..errors import EdgeError, FormatError, UsageError, WorkerError
 from ..latency import InputRecord, LatencyOptions, OperatorTimes, OutputRecord, Placed, Round
-from ..measurement import (
-    Engine,
-    Gpu,
-    Load,
-    Memory,
-    Noise,
-    Run,
-    SessionOptions,
-    Unavailable,
-    Workload,
-)
+from ..measurement import Engine, Gpu, Limits, Load, Noise, Run, SessionOptions, Workload
+from ..memory import Memory
 from ..statistics import Interval
+from ..timeline import Window
 
 MAX_LINE_BYTES = 256 * 1024 * 1024
-"""No honest answer is longer: ten runs of 100,000 stamps of 20 digits stay below a tenth of it."""
+"""No honest answer is longer: five million stamps of 20 digits, the most one record keeps, are
+less than half of it."""
+ENOUGH = b"enough\n"
+"""The parent's answer to an event after which no further repetition is to begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +39,11 @@ class Plan:
     were made count, and the record notes it. `instruments` False switches off every observer but
     the clock. `cold_cache` drops the file from the page cache first. A child that has not answered
     after `timeout_s` is killed.
+
+    `settle_s` is how long the device may be left to cool before anything else, `idle_s` how long it
+    is watched with no model loaded, once before and once after: what the model adds can only be
+    told from energy against these. `sustain_s` keeps the repetitions up for so long, whatever the
+    interval and the budget say, for the rate a device holds once it is hot.
     """
 
     warmups: int = 1
@@ -55,6 +56,9 @@ class Plan:
     cold_cache: bool = False
     timeout_s: float = 1800.0
     seed: int = 1
+    settle_s: float = 0.0
+    idle_s: float = 0.0
+    sustain_s: float | None = None
 
     def __post_init__(self) -> None:
         """Refuses a plan that could never end or never begin (UsageError)."""
@@ -65,6 +69,8 @@ class Plan:
             (self.budget_s > 0, "the time budget must be positive"),
             (self.timeout_s > 0, "the timeout must be positive"),
             (self.target_relative_half_width >= 0, "the target half-width must not be negative"),
+            (self.settle_s >= 0 and self.idle_s >= 0, "waiting times must not be negative"),
+            (self.sustain_s is None or self.sustain_s > 0, "the time to sustain must be positive"),
         ):
             if not good:
                 raise UsageError(f"This plan cannot be measured: {rule}.")
@@ -72,13 +78,19 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """One measurement as the child needs it: everything in it is decided by the parent."""
+    """One measurement as the child needs it: everything in it is decided by the parent.
+
+    Repetitions go on until they took `least_run_s` together, or the budget is spent: what the
+    energy sensors need to resolve them.
+    """
 
     artifact: str
     options: SessionOptions
     workload: Workload
     plan: Plan
     parent_pid: int
+    least_run_s: float = 0.0
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +107,7 @@ class Outcome:
     memory: Memory | Unavailable
     noise: Noise
     notes: tuple[str, ...] = ()
+    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +158,7 @@ class Progress:
     Of a model that is none of language the runs are inferences, and the rate is theirs.
     """
 
-    stage: Literal["loading", "warming", "running", "tracing"]
+    stage: Literal["settling", "idle", "loading", "warming", "running", "closing", "tracing"]
     runs: int = 0
     max_runs: int = 0
     elapsed_s: float = 0.0
@@ -159,6 +172,9 @@ class _Failure:
     cause: str
     way_out: str
 
+
+Listener = Callable[[Progress], bool | None]
+"""Is told how far a measurement has come. True asks that no further repetition be begun."""
 
 AnyOutcome = Outcome | LatencyOutcome | TraceOutcome
 Message = Progress | AnyOutcome | EdgeError

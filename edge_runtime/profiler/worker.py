@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,15 +28,30 @@ from ..artifact import Artifact
 from ..errors import EdgeError, MemoryLimitError, WorkerError
 from ..measurement import Load, Run, Workload
 from ..statistics import Interval, confidence_interval
+from ..timeline import Window
 from ..units import NS_PER_S
 from .instruments import Instruments
 from .latency_pass import perform_latency
+from .limits import confine_cores
 from .pagecache import drop_from_page_cache, page_cache_state, resident_share
 from .protocols import Runner, runner
 from .repetition import stop_reason
-from .wire import LatencySpec, Message, Outcome, Progress, Spec, decode_spec, encode
+from .run_log import RunLog
+from .wire import (
+    ENOUGH,
+    LatencySpec,
+    Message,
+    Outcome,
+    Plan,
+    Progress,
+    Spec,
+    decode_spec,
+    encode,
+)
 
 _PR_SET_PDEATHSIG = 1
+_TELL_EVERY_S = 1.0
+_RECENT_RUNS = 10
 
 
 class Channel:
@@ -44,6 +60,8 @@ class Channel:
     def __init__(self, incoming: BinaryIO, outgoing: BinaryIO) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
+        self.enough = False
+        """Whether the parent has asked that no further repetition be begun."""
 
     def receive(self) -> bytes:
         """One line from the parent."""
@@ -53,9 +71,12 @@ class Channel:
         """Writes a message and, for an event, waits until the parent has dealt with it."""
         self._outgoing.write(encode(message))
         self._outgoing.flush()
-        if isinstance(message, Progress) and not self._incoming.readline():
-            # The parent is gone: nobody wants the rest.
-            os._exit(1)
+        if isinstance(message, Progress):
+            reply = self._incoming.readline()
+            if not reply:
+                # The parent is gone: nobody wants the rest.
+                os._exit(1)
+            self.enough = self.enough or reply == ENOUGH
 
 
 def perform(spec: Spec, channel: Channel) -> Outcome:
@@ -64,6 +85,10 @@ def perform(spec: Spec, channel: Channel) -> Outcome:
     artifact = Artifact.open(Path(spec.artifact))
     chosen = backends.backend_for(artifact, spec.options.backend)
     chosen.engine()
+    if plan.settle_s:
+        channel.send(Progress(stage="settling"))
+    if plan.idle_s:
+        channel.send(Progress(stage="idle"))
     channel.send(Progress(stage="loading", max_runs=plan.max_runs))
     if plan.cold_cache:
         drop_from_page_cache(artifact.paths)
@@ -82,8 +107,11 @@ def perform(spec: Spec, channel: Channel) -> Outcome:
         for _ in range(plan.warmups):
             channel.send(Progress(stage="warming", max_runs=plan.max_runs))
             work.warm_up()
-        runs, stopped = _repeat(spec, work, instruments, channel, warmed)
-    return Outcome(
+        ready = time.perf_counter_ns()
+        log, stopped = _repeat(spec, work, instruments, channel, warmed)
+        ended = time.perf_counter_ns()
+    channel.send(Progress(stage="closing"))
+    outcome = Outcome(
         engine=session.engine,
         gpus=chosen.gpus(),
         options=session.options,
@@ -93,52 +121,88 @@ def perform(spec: Spec, channel: Channel) -> Outcome:
             resident_share=resident,
         ),
         warmups=plan.warmups,
-        runs=tuple(runs),
+        runs=log.runs(),
         stopped=stopped,
         memory=instruments.memory(session.buffers),
-        noise=instruments.noise(),
+        noise=instruments.noise(heat_disturbs=plan.sustain_s is None),
         notes=work.notes,
+        windows=(
+            Window(name="load", started_ns=started, ended_ns=loaded),
+            Window(name="warm_up", started_ns=warmed, ended_ns=ready),
+            Window(name="runs", started_ns=ready, ended_ns=ended),
+        ),
     )
+    if plan.idle_s:
+        closing = time.perf_counter_ns()
+        session.close()
+        unloaded = Window(name="unload", started_ns=closing, ended_ns=time.perf_counter_ns())
+        channel.send(Progress(stage="idle"))
+        outcome = replace(outcome, windows=(*outcome.windows, unloaded))
+    return outcome
 
 
 def _repeat(
-    spec: Spec, work: Runner, instruments: Instruments, channel: Channel, began_ns: int
-) -> tuple[list[Run], str]:
+    spec: Spec, work: Runner, instruments: Instruments, channel: Channel, warmed_ns: int
+) -> tuple[RunLog, str]:
     """The timed repetitions, with the garbage collector out of the way."""
     plan = spec.plan
-    runs: list[Run] = []
-    rates: list[float] = []
+    log = RunLog()
     longest_ns = 0
+    # A budget pays for the warm-ups too; what is sustained is sustained after them.
+    began_ns = warmed_ns if plan.sustain_s is None else time.perf_counter_ns()
+    tell_at_s = 0.0
     gc.collect()
     gc.freeze()
     gc.disable()
     instruments.start_runs()
     try:
         while True:
-            elapsed_ns = time.perf_counter_ns() - began_ns
-            reason = stop_reason(plan, rates, elapsed_ns / NS_PER_S, longest_ns / NS_PER_S)
-            if reason is not None:
-                return runs, reason
-            channel.send(
-                Progress(
-                    stage="running",
-                    runs=len(runs),
-                    max_runs=plan.max_runs,
-                    elapsed_s=elapsed_ns / NS_PER_S,
-                    tokens_per_s=_rate_so_far(rates),
-                )
+            elapsed_s = (time.perf_counter_ns() - began_ns) / NS_PER_S
+            reason = stop_reason(
+                plan,
+                log.rates,
+                elapsed_s,
+                longest_ns / NS_PER_S,
+                lacking_s=spec.least_run_s - log.least_s,
+                enough=_enough(channel, log),
             )
+            if reason is not None:
+                return log, reason
+            if elapsed_s >= tell_at_s:
+                channel.send(_progress(plan, log, elapsed_s))
+                # Telling may take longer than a short repetition: a device must not rest by it.
+                tell_at_s = elapsed_s + _TELL_EVERY_S if plan.sustain_s else 0.0
+                if channel.enough and log.rates:
+                    continue
             work.prepare()
             # Without the preparation: a depth is evaluated before the first run and then kept.
             began_run = time.perf_counter_ns()
-            runs.append(work.run())
+            run = work.run()
             instruments.end()
             longest_ns = max(longest_ns, time.perf_counter_ns() - began_run)
-            rates.append(_rate(runs[-1], spec.workload))
+            log.add(run, _rate(run, spec.workload))
     finally:
         instruments.stop_runs()
         gc.enable()
         gc.unfreeze()
+
+
+def _enough(channel: Channel, log: RunLog) -> str:
+    """Why no further repetition may begin, whatever the plan says; empty to go by the plan."""
+    if channel.enough:
+        return "ended early on request"
+    return "one record holds no more" if log.is_full else ""
+
+
+def _progress(plan: Plan, log: RunLog, elapsed_s: float) -> Progress:
+    """How far the repetitions are; of a device that heats up the rate is that of the last ones."""
+    return Progress(
+        stage="running",
+        runs=len(log.rates),
+        max_runs=plan.max_runs,
+        elapsed_s=elapsed_s,
+        tokens_per_s=_rate_so_far(log.rates[-_RECENT_RUNS:] if plan.sustain_s else log.rates),
+    )
 
 
 def _rate(run: Run, workload: Workload) -> float:
@@ -196,6 +260,9 @@ def main() -> None:
         if isinstance(spec, LatencySpec):
             answer = perform_latency(spec, channel.send)
         else:
+            if spec.limits is not None and spec.limits.cores is not None:
+                # Before any engine: threads inherit the mask of the one that starts them.
+                confine_cores(spec.limits.cores)
             answer = perform(spec, channel)
     except EdgeError as error:
         answer = error

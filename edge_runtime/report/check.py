@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from rich.console import Group, RenderableType
@@ -9,8 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..feasibility import CheckReport, FitSummary, Row
-from ..measurement import BandwidthReading, Basis, Host, Unavailable
+from ..basis import Basis, Unavailable
+from ..consumption import consumption
+from ..feasibility import CheckReport, FitSummary, Row, RowEnergy
+from ..measurement import BandwidthReading, Host, Limits
 from ..statistics import Interval
 from ..units import (
     format_bandwidth,
@@ -20,6 +23,9 @@ from ..units import (
     format_rate,
 )
 from ..verdict import VerdictKind
+from .emulated import emulated_words
+from .energy import three_digits, unavailable_words
+from .plain import plain
 
 _STYLE = {
     VerdictKind.VIABLE: "green",
@@ -36,7 +42,7 @@ _NOTE_OF_BASIS = {
 def render_check(report: CheckReport) -> RenderableType:
     """The whole page of a check."""
     parts: list[RenderableType] = [
-        render_host(report.host, report.bandwidth),
+        render_host(report.host, report.bandwidth, report.limits),
         Text(),
         _asked(report),
         _table(report.rows),
@@ -50,11 +56,16 @@ def render_check(report: CheckReport) -> RenderableType:
     return Group(*parts)
 
 
-def render_host(host: Host, bandwidth: BandwidthReading | Unavailable) -> RenderableType:
+def render_host(
+    host: Host, bandwidth: BandwidthReading | Unavailable, limits: Limits | None = None
+) -> RenderableType:
     """The machine in a few lines."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column()
+    if limits is not None:
+        words = emulated_words(limits).partition(": ")[2]
+        grid.add_row("Emulated", f"{words}; caches and bandwidth are this machine's")
     cores = f"{host.cores_usable} usable of {host.cores_logical} logical"
     if host.cores_physical:
         cores += f", {host.cores_physical} physical"
@@ -99,6 +110,7 @@ def _asked(report: CheckReport) -> Text:
 def _table(rows: Sequence[Row]) -> Table:
     # One basis for all rows is said once, below: the table then fits 80 columns.
     mixed = len({row.verdict.basis for row in rows}) > 1
+    powered = any(isinstance(row.energy, RowEnergy) for row in rows)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
     table.add_column("Model", no_wrap=True)
     table.add_column("Params", justify="right", no_wrap=True)
@@ -106,6 +118,8 @@ def _table(rows: Sequence[Row]) -> Table:
     table.add_column("tok/s (95 %)", justify="right", no_wrap=True)
     table.add_column("TTFT", justify="right", no_wrap=True)
     table.add_column("Memory", justify="right", no_wrap=True)
+    if powered:
+        table.add_column("J/token", justify="right", no_wrap=True)
     table.add_column("Verdict", no_wrap=True)
     if mixed:
         table.add_column("Basis", no_wrap=True)
@@ -124,6 +138,7 @@ def _table(rows: Sequence[Row]) -> Table:
             _rate(rate),
             format_duration(verdict.ttft_s.value) if verdict.ttft_s else "-",
             format_bytes(verdict.memory.need_bytes),
+            *([_joules(row.energy)] if powered else []),
             Text(verdict.kind.value, style=_STYLE[verdict.kind])
             if row.judged
             else Text("unknown", style="yellow"),
@@ -136,6 +151,16 @@ def _rate(rate: Interval | Unavailable) -> str:
     if isinstance(rate, Unavailable):
         return "-"
     return f"{format_rate(rate.value)} ({format_rate(rate.low)}-{format_rate(rate.high)})"
+
+
+def _joules(energy: RowEnergy | Unavailable) -> str:
+    """Short enough for 80 columns; what it rests on is said once, below."""
+    if isinstance(energy, Unavailable):
+        return "-"
+    per_token = energy.j_per_token
+    percent = math.ceil(100 * per_token.relative_half_width)
+    words = f"{three_digits(per_token.value)} ±{percent}%"
+    return f"{words} est." if energy.basis is Basis.ESTIMATED else words
 
 
 def _bases(rows: Iterable[Row]) -> Iterable[RenderableType]:
@@ -164,16 +189,26 @@ def _details(report: CheckReport) -> Iterable[RenderableType]:
         )
     yield Text(
         f"{len(report.measurements)} measurements in {format_duration(report.elapsed_s)}, "
-        f"at most {format_bytes(report.peak_disk_bytes)} of disk; energy: " + _energy(report),
+        f"at most {format_bytes(report.peak_disk_bytes)} of disk; energy: {plain(_energy(report))}",
         style="dim",
     )
 
 
 def _energy(report: CheckReport) -> str:
+    """What measured the column of energies, or the one reason why there is none."""
+    known = [row.energy for row in report.rows if isinstance(row.energy, RowEnergy)]
+    if known:
+        sources = dict.fromkeys(f"{one.basis.lower()} by {one.source}" for one in known)
+        return f"gross, {', '.join(sources)}; net of idling: edge profile --idle 30s"
     for measurement in report.measurements:
-        if isinstance(measurement.energy, Unavailable):
-            return f"unavailable ({measurement.energy.reason})"
-    return "see --json" if report.measurements else "unavailable (nothing was measured)"
+        used = consumption(measurement)
+        reasons = (used,) if isinstance(used, Unavailable) else (used.decode, used.prefill)
+        for why in reasons:
+            if isinstance(why, Unavailable):
+                return unavailable_words(why)
+    if not report.measurements:
+        return "unavailable (nothing was measured)"
+    return "unavailable (none of these files was run whole)"
 
 
 def _row_details(row: Row) -> RenderableType:

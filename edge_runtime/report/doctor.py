@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..measurement import BandwidthReading, Host, Unavailable
+from ..basis import Unavailable
+from ..measurement import BandwidthReading, Host
 from .check import render_host
 
 
@@ -38,17 +39,23 @@ class Diagnosis:
         return not engines or any(not isinstance(e.found, Unavailable) for e in engines)
 
 
+def _remedy(finding: Finding) -> str:
+    return finding.found.remedy if isinstance(finding.found, Unavailable) else ""
+
+
 def render_doctor(diagnosis: Diagnosis) -> RenderableType:
     """The whole page."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
-    for finding in diagnosis.findings:
+    following = (*(_remedy(finding) for finding in diagnosis.findings[1:]), "")
+    for finding, next_remedy in zip(diagnosis.findings, following, strict=True):
         if isinstance(finding.found, Unavailable):
             mark = Text("no", style="red" if finding.needed else "yellow")
             words = Text(finding.found.reason)
-            if finding.found.remedy:
+            # What helps against several in a row is said once, below the last.
+            if finding.found.remedy and finding.found.remedy != next_remedy:
                 words.append(f"\n-> {finding.found.remedy}", style="dim")
             table.add_row(mark, finding.name, words)
         else:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..artifact import ModelShape
-from ..measurement import Unavailable
+from ..basis import Unavailable
 from ..units import format_bytes, format_count
 from .inspection import (
     Conversion,

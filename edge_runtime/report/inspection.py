@@ -12,8 +12,8 @@ from typing import Literal
 
 from ..artifact import ModelShape
 from ..artifact.shape import is_rope_table
+from ..basis import Unavailable
 from ..codec import to_jsonable
-from ..measurement import Unavailable
 
 Kind = Literal["model", "checkpoint", "vocabulary", "imatrix", "adapter", "projector"]
 """What lies there. Only the first two can be run, the second after a conversion."""

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..basis import Unavailable
 from ..latency import (
     InputRecord,
     LatencyFailure,
@@ -20,7 +21,7 @@ from ..latency import (
     ModelRecord,
     OperatorTimes,
 )
-from ..measurement import Memory, Unavailable
+from ..memory import Memory
 from ..statistics import OrderInterval
 from ..units import NS_PER_S, format_bytes, format_count, format_duration, format_rate
 from .plain import plain

@@ -12,9 +12,10 @@ from typing import Protocol, TextIO
 
 from rich.console import Console
 
+from ..basis import Unavailable
 from ..errors import UsageError
 from ..latency import LatencyFailure, LatencyMeasurement, LatencyRecord
-from ..measurement import Memory, Unavailable
+from ..memory import Memory
 from ..statistics import Interval, OrderInterval
 from ..units import NS_PER_S, format_duration
 from .latency import (

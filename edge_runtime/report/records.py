@@ -16,10 +16,15 @@ from typing import Protocol, TextIO
 from .. import statistics
 from ..codec import Saved
 from ..errors import UsageError
-from ..measurement import CellFailure, Measurement, Memory, SessionOptions
+from ..measurement import CellFailure, Measurement, SessionOptions
+from ..memory import Memory
+from ..paging import paging_of
 from ..units import NS_PER_S, format_bytes, format_count, format_duration, format_rate
+from .emulated import record_emulated_words
+from .energy import energy_words, has_figures
 from .placement import placement_words
-from .rows import COLUMNS, Record, Value, energy_words, error_words, options_of, row
+from .rows import COLUMNS, Record, Value, error_words, options_of, row
+from .sustained import heat_words
 
 SQL_TABLE = "edge_measurements"
 SYMMETRIC_LIMIT = 0.1
@@ -103,7 +108,12 @@ class _Text:
         self._line(tuple(MARKDOWN_COLUMNS[title][0](record) for title, _ in self._COLUMNS))
         if isinstance(record, Measurement):
             remarks = _said(record)
-            self._energy[energy_words(record)] = None
+            for words in heat_words(record):
+                self._stream.write(f"    {plain(words)}\n")
+            if has_figures(record):
+                self._stream.write(f"    energy: {plain(energy_words(record))}\n")
+            else:
+                self._energy[energy_words(record)] = None
         else:
             remarks = (error_words(record),)
         for remark in remarks:
@@ -112,7 +122,7 @@ class _Text:
 
     def close(self) -> None:
         for words in self._energy:
-            self._stream.write(f"\nEnergy {words}\n")
+            self._stream.write(f"\nenergy: {plain(words)}\n")
         self._stream.flush()
 
     def _line(self, cells: tuple[str, ...]) -> None:
@@ -251,6 +261,8 @@ def option_words(record: Record) -> list[str]:
         words.append(f"{options.gpu_layers} layers on the GPU")
     if not options.memory_map:
         words.append("not mapped")
+    if emulated := record_emulated_words(record):
+        words.append(emulated)
     return words
 
 
@@ -317,16 +329,25 @@ def _memory(record: Record) -> str:
 
 
 def _remarks(record: Record) -> str:
+    emulated = record_emulated_words(record)
     if isinstance(record, CellFailure):
-        return error_words(record)
-    return "; ".join(_said(record)) or "quiet"
+        words: tuple[str, ...] = (error_words(record),)
+    else:
+        words = (*heat_words(record), *_said(record))
+    return "; ".join(filter(None, (emulated, *words))) or "quiet"
 
 
 def _said(measurement: Measurement) -> tuple[str, ...]:
     """What disturbed a measurement, its notes, and where nodes ran when not all in one place."""
     placed = measurement.engine.placement
     split = (f"nodes: {placement_words(placed)}",) if len(placed) > 1 else ()
-    return (*measurement.noise.flags, *measurement.notes, *split)
+    return (*measurement.noise.flags, *paging_words(measurement), *measurement.notes, *split)
+
+
+def paging_words(measurement: Measurement) -> tuple[str, ...]:
+    """That the model did not fit while it decoded, where it did not."""
+    paging = paging_of(measurement)
+    return (f"memory: {paging.words}",) if paging else ()
 
 
 MARKDOWN_COLUMNS: Mapping[str, tuple[Callable[[Record], str], int]] = {

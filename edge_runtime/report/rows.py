@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from .. import statistics
-from ..measurement import CellFailure, Energy, Measurement, Memory, PhasePeak, SessionOptions
+from ..consumption import consumption
+from ..measurement import CellFailure, Measurement, SessionOptions
+from ..memory import Memory, PhasePeak
 from ..units import NS_PER_S
+from .emulated import record_emulated_words
+from .energy_rows import ENERGY_COLUMNS, EnergyValue
 from .placement import placement_words
+from .sustained import HEAT_COLUMNS
 
 Record = Measurement | CellFailure
 Value = str | int | float | bool | None
@@ -19,18 +24,17 @@ Value = str | int | float | bool | None
 
 def row(record: Record) -> dict[str, Value]:
     """The flat row of a record: SI units, None where there is no figure."""
-    return {name: value(record) for name, (value, _) in COLUMNS.items()}
+    used = consumption(record) if isinstance(record, Measurement) else None
+    energy = {} if used is None else {n: value(used) for n, (value, _) in ENERGY_COLUMNS.items()}
+    return {
+        name: energy[name] if name in energy else value(record)
+        for name, (value, _) in COLUMNS.items()
+    }
 
 
 def options_of(record: Record) -> SessionOptions:
     """The options in force, or those asked for where nothing ever ran."""
     return record.options if isinstance(record, Measurement) else record.requested
-
-
-def energy_words(measurement: Measurement) -> str:
-    """Where the energy comes from, or why there is none."""
-    energy = measurement.energy
-    return energy.source if isinstance(energy, Energy) else f"unavailable: {energy.reason}"
 
 
 def error_words(failure: CellFailure) -> str:
@@ -76,23 +80,34 @@ def _percentile(samples: tuple[float, ...], percent: float) -> float | None:
     return statistics.percentile(samples, percent) if samples else None
 
 
-def _phase(name: str, value: Callable[[PhasePeak], int]) -> Callable[[Record], Value]:
+def _phase(name: str, value: Callable[[PhasePeak], int | None]) -> Callable[[Record], Value]:
     def column(record: Record) -> Value:
         if not isinstance(record, Measurement) or not isinstance(record.memory, Memory):
             return None
         found = [value(p) for p in record.memory.phases if name in (p.phase, "")]
-        return max(found) if found else None
+        return max((size for size in found if size is not None), default=None)
 
     return column
+
+
+def _memory(value: Callable[[Memory], Value]) -> Callable[[Record], Value]:
+    return _of(lambda m: value(m.memory) if isinstance(m.memory, Memory) else None)
+
+
+def _stalled_s(memory: Memory) -> float | None:
+    return None if memory.stalled_ns is None else memory.stalled_ns / NS_PER_S
+
+
+def _emulated(record: Record) -> Value:
+    return record_emulated_words(record) or None
 
 
 def _error(record: Record) -> Value:
     return error_words(record) if isinstance(record, CellFailure) else None
 
 
-def _energy_joules(measurement: Measurement) -> float | None:
-    energy = measurement.energy
-    return energy.joules_gross if isinstance(energy, Energy) else None
+def _energy(value: EnergyValue) -> Callable[[Record], Value]:
+    return _of(lambda m: value(consumption(m)))
 
 
 COLUMNS: Mapping[str, tuple[Callable[[Record], Value], str]] = {
@@ -151,8 +166,14 @@ COLUMNS: Mapping[str, tuple[Callable[[Record], Value], str]] = {
     "load_peak_bytes": (_phase("load", lambda p: p.peak_bytes), "INTEGER"),
     "prefill_peak_bytes": (_phase("prefill", lambda p: p.peak_bytes), "INTEGER"),
     "decode_peak_bytes": (_phase("decode", lambda p: p.peak_bytes), "INTEGER"),
-    "energy_joules": (_of(_energy_joules), "REAL"),
-    "energy_source": (_of(energy_words), "TEXT"),
+    "memory_need_bytes": (_memory(lambda m: m.need_bytes), "INTEGER"),
+    "read_bytes": (_memory(lambda m: m.read_bytes), "INTEGER"),
+    "decode_read_bytes": (_phase("decode", lambda p: p.read_bytes), "INTEGER"),
+    "memory_stalled_s": (_memory(_stalled_s), "REAL"),
+    **{name: (_energy(value), kind) for name, (value, kind) in ENERGY_COLUMNS.items()},
+    "emulated": (_emulated, "TEXT"),
+    "emulated_by": (_of(lambda m: m.emulated.means if m.emulated else None), "TEXT"),
+    **{name: (_of(value), kind) for name, (value, kind) in HEAT_COLUMNS.items()},
     "load_average": (_of(lambda m: m.noise.load_average), "REAL"),
     "foreign_cpu_share": (_of(lambda m: m.noise.foreign_share), "REAL"),
     "steal_share": (_of(lambda m: m.noise.steal_share), "REAL"),

@@ -11,10 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
 
-from ..measurement import CellFailure, Measurement, Memory, Workload
+from ..measurement import CellFailure, Measurement
+from ..memory import Memory
 from ..units import NS_PER_S, format_bytes
-from .records import MARKDOWN_COLUMNS, latencies, option_words, plain
-from .rows import Record, energy_words, error_words, options_of
+from .energy import energy_words, has_figures, joules_per_token
+from .records import MARKDOWN_COLUMNS, latencies, option_words, paging_words, plain
+from .rows import Record, error_words, options_of
+from .sustained import heat_words
 
 _USUAL_WIDTH = 120
 _LONGEST_NAME = 28
@@ -56,6 +59,10 @@ def _rate(record: Record) -> str:
     return words if len(words) <= _RATE_WIDTH else f"{words.partition(' ')[0]} (wide)"
 
 
+def _joules(record: Record) -> str:
+    return "" if isinstance(record, CellFailure) else joules_per_token(record)
+
+
 _RATE, _RATE_WIDTH = "t/s ± 95 %", 17
 _COLUMNS = (
     _Column(title="model", words=lambda r: r.artifact.name, width=16),
@@ -72,17 +79,25 @@ _COLUMNS = (
     _Column(title="ITL P50", words=_itl(50), width=7, right=True),
     _Column(title="ITL P99", words=_itl(99), width=7, least_terminal=101, right=True),
     _Column(title="memory", words=_peak, width=8, right=True),
+    _Column(title="J/token", words=_joules, width=8, least_terminal=120, right=True),
 )  # fmt: skip
 
 
-def _columns_for(workload: Workload) -> tuple[_Column, ...]:
-    """The columns that this terminal has room for; a first token only where a prompt has one."""
+def _columns_for(record: Record) -> tuple[_Column, ...]:
+    """The columns that this terminal has room for; a first token only where a prompt has one.
+
+    Energy has a column when the first record has a figure of it.
+    """
+    workload = record.workload
+    powered = isinstance(record, Measurement) and has_figures(record)
     wide = shutil.get_terminal_size((_USUAL_WIDTH, 24)).columns
     answers = workload.prompt_tokens and workload.generate_tokens
     name, *others = (
         column
         for column in _COLUMNS
-        if wide >= column.least_terminal and (answers or column.words is not _ttft)
+        if wide >= column.least_terminal
+        and (answers or column.words is not _ttft)
+        and (powered or column.words is not _joules)
     )
     spare = wide - sum(column.width + 1 for column in (name, *others))
     wider = min(max(name.width, name.width + spare), _LONGEST_NAME)
@@ -100,7 +115,7 @@ class SideBySide:
 
     def write(self, record: Record) -> None:
         """Shows one record and flushes."""
-        self._columns = self._columns or _columns_for(record.workload)
+        self._columns = self._columns or _columns_for(record)
         threads, *others = option_words(record)
         if isinstance(record, CellFailure) and self._heading and options_of(record).threads is None:
             threads = self._heading[0]  # what never ran had no threads that could differ
@@ -111,8 +126,13 @@ class SideBySide:
             self._heading = [threads, *others]
         self._line(tuple(column.words(record) for column in self._columns))
         if isinstance(record, Measurement):
-            remarks = (*record.noise.flags, *record.notes)
-            self._energy[energy_words(record)] = None
+            remarks = (*record.noise.flags, *paging_words(record), *record.notes)
+            for words in heat_words(record):
+                self._stream.write(f"    {plain(words)}\n")
+            if has_figures(record):
+                self._stream.write(f"    energy: {plain(energy_words(record))}\n")
+            else:
+                self._energy[energy_words(record)] = None
         else:
             remarks = (error_words(record),)
         for remark in remarks:
@@ -122,7 +142,7 @@ class SideBySide:
     def close(self) -> None:
         """Ends the table; the stream stays open."""
         for words in self._energy:
-            self._stream.write(f"\nEnergy {plain(words)}\n")
+            self._stream.write(f"\nenergy: {plain(words)}\n")
         self._stream.flush()
 
     def _line(self, cells: tuple[str, ...]) -> None:

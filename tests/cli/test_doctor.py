@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from sensor_trees import guest, intel_laptop, put
 
 from edge_runtime import backends
+from edge_runtime.basis import Unavailable
 from edge_runtime.cli import trial
+from edge_runtime.cli.diagnosis import energy_findings
 from edge_runtime.errors import EngineMissingError, UnsupportedError, WorkerError
-from edge_runtime.measurement import Gpu, Unavailable
+from edge_runtime.measurement import Gpu
+from edge_runtime.profiler.energy.discovery import ROOT_VARIABLE
 from edge_runtime.report.doctor import Diagnosis, Finding
 
 Edge = Callable[..., tuple[int, str, str]]
@@ -84,3 +89,36 @@ def test_a_toy_that_cannot_be_made_is_no_crash(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("quantize.synthesize", refuse)
     assert trial.try_engine("onnx") == Unavailable(reason="No kernel.", remedy="")
+
+
+def test_each_energy_sensor_says_what_it_counts_and_whether_it_is_in_the_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ROOT_VARIABLE, str(intel_laptop(tmp_path)))
+    put(tmp_path, "sys/class/power_supply/BAT0/type", "Battery")
+    put(tmp_path, "sys/class/power_supply/BAT0/status", "Full")
+    put(tmp_path, "sys/class/power_supply/BAT0/energy_full", 41_000_000)
+    put(tmp_path, "sys/class/power_supply/BAT0/energy_full_design", 50_000_000)
+    findings = list(energy_findings())
+    found = {finding.name: finding.found for finding in findings}
+    psys, package = found["energy: rapl:psys"], found["energy: rapl:package-0"]
+    assert isinstance(psys, str)
+    assert "scope board, resolves 1.00 s, counts in the figure" in psys
+    assert f"read below {tmp_path}" in psys
+    assert isinstance(package, str)
+    assert "scope chip, resolves 1.00 s, shown beside the figure, never added to it" in package
+    assert found["battery"] == "BAT0 holds 41.0 Wh of 50.0 Wh when new (Full)"
+    refusals = [finding.found for finding in findings if isinstance(finding.found, Unavailable)]
+    assert refusals
+    assert all(why.reason and why.remedy for why in refusals)
+
+
+def test_without_a_sensor_the_first_refusal_is_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ROOT_VARIABLE, str(guest(tmp_path)))
+    first = next(energy_findings())
+    assert isinstance(first.found, Unavailable)
+    assert first.name == "energy: rapl"
+    assert first.found.reason == "no powercap: virtual machine"
+    assert first.found.remedy

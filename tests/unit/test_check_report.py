@@ -9,9 +9,10 @@ import pytest
 from records import GIB, host, measurement, tg_run
 from rich.console import Console
 
+from edge_runtime.basis import Basis, Unavailable
 from edge_runtime.codec import from_jsonable, to_jsonable
 from edge_runtime.feasibility import CheckReport, FitSummary, Row, recommend, rows_of
-from edge_runtime.measurement import BandwidthReading, Basis, Unavailable
+from edge_runtime.measurement import BandwidthReading
 from edge_runtime.report.check import render_check
 from edge_runtime.statistics import Interval
 from edge_runtime.verdict import Evidence, MemoryFit, Target

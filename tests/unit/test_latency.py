@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from latency_records import failure, measurement, operators
 from rich.console import Console
 
+from edge_runtime.basis import Unavailable
 from edge_runtime.errors import FormatError, UsageError
 from edge_runtime.latency import (
     LatencyFailure,
@@ -22,7 +23,6 @@ from edge_runtime.latency import (
     Round,
     read_latency,
 )
-from edge_runtime.measurement import Unavailable
 from edge_runtime.report.latency import bounds_words, render_latency
 from edge_runtime.report.latency_rows import latency_writer
 from edge_runtime.statistics import order_ranks, percentile_interval

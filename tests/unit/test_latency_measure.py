@@ -14,9 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from vision_model import write_encoder, write_matmuls, write_vision_model
 
 import edge_runtime
+from edge_runtime.basis import Unavailable
 from edge_runtime.errors import BackendError, MemoryLimitError, UnsupportedError, WorkerError
 from edge_runtime.latency import LatencyMeasurement, LatencyOptions, OperatorTimes
-from edge_runtime.measurement import Memory, Unavailable
+from edge_runtime.memory import Memory
 from edge_runtime.profiler import Plan, Progress, measure_latency
 from edge_runtime.profiler.latency import plain_graph
 from edge_runtime.profiler.latency_pass import LEAST_ROUNDS, ROUND_NS, round_size

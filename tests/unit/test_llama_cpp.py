@@ -26,7 +26,8 @@ from edge_runtime.errors import (
     UnsupportedError,
     UsageError,
 )
-from edge_runtime.measurement import Buffer, SessionOptions
+from edge_runtime.measurement import SessionOptions
+from edge_runtime.memory import Buffer
 from edge_runtime.units import MIB
 
 

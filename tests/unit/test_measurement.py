@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import chat_run, measurement, tg_run
 
+from edge_runtime.basis import Basis
 from edge_runtime.errors import FormatError
-from edge_runtime.measurement import Basis, Measurement, decode_workload, prefill_workload
+from edge_runtime.measurement import Measurement, decode_workload, prefill_workload
 
 
 def test_decode_rate_of_a_bench_run_counts_every_step() -> None:

@@ -13,7 +13,8 @@ import quantize
 from edge_runtime.artifact import ModelShape
 from edge_runtime.cli.engines import planned_model, planned_of
 from edge_runtime.feasibility import Phase, planned_work, work_of
-from edge_runtime.measurement import Memory, PhasePeak, SessionOptions
+from edge_runtime.measurement import SessionOptions
+from edge_runtime.memory import Memory, PhasePeak
 from edge_runtime.memory_needs import ONNX_SESSION_BYTES, compute_buffer_bytes, memory_fit
 from edge_runtime.verdict import Target, evidence_of
 from tests.records import measurement, tg_run

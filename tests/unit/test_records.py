@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import pytest
 
+from edge_runtime.basis import Unavailable
 from edge_runtime.errors import UsageError
 from edge_runtime.measurement import (
     CellFailure,
     Measurement,
     Placement,
     SessionOptions,
-    Unavailable,
     Workload,
     read_record,
 )
@@ -113,7 +113,7 @@ def test_markdown_is_one_table_with_a_row_for_each_cell() -> None:
     assert cell["TTFT P50 / P90"] == "600 ms / 680 ms"
     assert cell["ITL P50 / P90 / P99"] == "20.0 ms / 20.0 ms / 20.0 ms"
     assert cell["noise and notes"] == "other processes used 37% of the CPU"
-    assert cell["energy"] == "unavailable: no sensor"
+    assert cell["energy"] == "unavailable (no sensor)"
     cell = dict(zip(header, decode, strict=True))
     assert cell["t/s ± 95 %"] == "91.4 (72.9-115)"
     assert cell["noise and notes"] == "quiet"
@@ -134,7 +134,7 @@ def test_text_fits_a_terminal_and_groups_by_model_and_options() -> None:
     assert any("tiny Q4_K_M (synthetic)" in line for line in lines)
     assert any(line.split()[:4] == ["tg8", "@", "d99", "failed"] for line in lines)
     assert "    ! The measuring process was ended by SIGKILL." in "\n".join(lines)
-    assert lines[-1] == "Energy unavailable: no sensor"
+    assert lines[-1] == "energy: unavailable (no sensor)"
 
 
 @pytest.mark.parametrize("form", ["text", "md"])

@@ -9,6 +9,7 @@ import pytest
 
 from edge_runtime.measurement import CellFailure, Measurement, SessionOptions, Workload
 from edge_runtime.report.records import record_writer
+from tests.energy_records import recorded
 from tests.records import measurement, tg_run
 
 MS = 1_000_000
@@ -60,7 +61,7 @@ def test_rows_name_level_and_engine_and_fit_the_terminal(
     assert titles.split()[:3] == ["model", "level", "engine"]
     assert ggml.split()[:3] == ["tiny", "Q4_K_M", "llama_cpp"]
     assert onnx.split()[:3] == ["tiny", "int4", "onnx"]
-    assert rest == ["", "Energy unavailable: no sensor"]
+    assert rest == ["", "energy: unavailable (no sensor)"]
     assert max(map(len, (titles, ggml, onnx))) <= width
     assert ("size" in titles) == (width > 80)
     assert len({line.index("tg4") for line in (ggml, onnx)}) == 1
@@ -96,6 +97,15 @@ def test_names_are_cut_and_cannot_drive_the_terminal(monkeypatch: pytest.MonkeyP
     assert all("\x1b" not in line and len(line) <= 80 for line in lines)
     assert lines[2].startswith("a [31m name tha…")
     assert "UINT8 …" in lines[2]
+
+
+def test_energy_has_a_column_where_it_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, titles, first, *_ = shown(monkeypatch, 120, recorded(), GGUF)
+    assert titles.split()[-1] == "J/token"
+    assert first.split()[-1] == "0.700"
+    assert len(first) <= 120
+    for width, one in ((100, recorded()), (120, GGUF)):
+        assert "J/token" not in shown(monkeypatch, width, one)[1]
 
 
 def test_one_model_keeps_its_own_heading() -> None:

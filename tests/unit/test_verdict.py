@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import GIB, chat_run, measurement, tg_run
 
-from edge_runtime.measurement import Basis, Buffer, Memory, Unavailable
+from edge_runtime.basis import Basis, Unavailable
+from edge_runtime.memory import Buffer, Memory
 from edge_runtime.statistics import Interval
 from edge_runtime.verdict import (
     Evidence,

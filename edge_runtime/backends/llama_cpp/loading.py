@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from ...artifact import GGML_TYPES, Artifact
 from ...errors import BackendError, EdgeError, MemoryLimitError, UnsupportedError, UsageError
-from ...measurement import Buffer, SessionOptions
+from ...measurement import SessionOptions
+from ...memory import Buffer
 from ...units import MIB, format_bytes
 from ..threads import MAX_THREADS, default_threads
 from .library import LOG, WARNING, amx_broken_by, library

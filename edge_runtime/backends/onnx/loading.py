@@ -14,7 +14,8 @@ from typing import Any, Literal, cast
 
 from ...artifact import Artifact
 from ...errors import MemoryLimitError, UnsupportedError, UsageError
-from ...measurement import Buffer, KvType, Placement, SessionOptions
+from ...measurement import KvType, Placement, SessionOptions
+from ...memory import Buffer
 from ...units import format_bytes
 from ..threads import MAX_THREADS, default_threads
 from . import configs, providers

@@ -1,163 +1,85 @@
-"""Energy: the protocol a sensor fulfils, and the honest search for one.
+"""Energy: the protocol a sensor fulfils. What reads one kind of sensor has a file of its own.
 
-A sensor is one physical counter of joules. This version carries no reader yet: `discover` looks
-where each kind of sensor would be and says, for each, why it gives no reading here. What cannot be
-read is `Unavailable`; it is never zero joules, and it is never estimated from a data sheet.
+`discovery` looks for every kind and keeps the reasons of those that cannot be read; `cover` decides
+which of those found make up the headline; `integrate` turns watts into joules. Nothing here is ever
+estimated from a data sheet, and what cannot be read is never zero joules.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
+import contextlib
 from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from ...measurement import Unavailable
+from ...basis import Unavailable
+from ...energy import Battery, Refusal, SensorInfo
 
 
-class Scope(StrEnum):
-    """What a sensor's joules are the joules of. Scopes nest: they are listed, never summed."""
+class SensorGapError(Exception):
+    """Nothing could be read this time, and why. A counter goes on underneath; watts do not."""
 
-    CHIP = "chip"
-    MODULE = "module"
-    BOARD = "board"
-    DEVICE = "device"
+
+class SensorBreakError(Exception):
+    """The counter was reset or jumped: what is read from now on does not compare with before."""
 
 
 @runtime_checkable
 class EnergySensor(Protocol):
-    """One physical energy counter.
+    """One physical energy counter, or a power sensor that `integrate` made one of."""
 
-    `id` names it (`rapl:package-0`); `covers` lists what lies inside its reading (`cpu`, `dram`).
-    """
-
-    id: str
-    scope: Scope
-    covers: frozenset[str]
+    info: SensorInfo
 
     def read(self) -> float:
-        """Joules since an arbitrary origin, never falling: wrapping is already dealt with."""
+        """Joules since an arbitrary origin, never falling: wrapping is already dealt with.
+
+        Raises SensorGapError when there is no reading now, and SensorBreakError, once, when the
+        origin was lost; the next call then counts from a new one.
+        """
+
+    def close(self) -> None:
+        """Gives back what reading it holds open."""
+
+
+@runtime_checkable
+class PowerSensor(Protocol):
+    """One sensor of power that counts nothing itself."""
+
+    info: SensorInfo
+
+    def read_w(self) -> float:
+        """The present power in watts. Raises SensorGapError when there is no reading now."""
+
+    def close(self) -> None:
+        """Gives back what reading it holds open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A kind of sensor that was looked for and gives no reading, and why."""
+class Found:
+    """What one kind of sensor has to offer here: sensors that can be read, and reasons for none.
 
-    name: str
-    why: Unavailable
+    Every search gives at least one of the two.
+    """
+
+    sensors: tuple[EnergySensor, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
-    """What was found: sensors that can be read, and every kind that cannot."""
+    """What was found on this machine. Refusals of what is present come before what is absent."""
 
     sensors: tuple[EnergySensor, ...]
+    headline: tuple[str, ...]
     refusals: tuple[Refusal, ...]
+    battery: Battery | None = None
 
     def unavailable(self) -> Unavailable:
-        """The one reason to show where a reading is missing: that of the first kind looked for.
-
-        Refusals are ordered so that a sensor that is present comes before one that is not.
-        """
+        """The one reason to show where a reading is missing: that of the first refusal."""
         return self.refusals[0].why
 
-
-_NO_READER = "this version has no reader for it yet"
-
-
-def discover(root: Path = Path("/"), *, system: str = sys.platform) -> Discovery:
-    """Looks for every kind of energy sensor of this system. Reads directories only, writes nothing.
-
-    `root` stands in for the file system's root in tests.
-    """
-    found = list(_linux(root)) if system == "linux" else [_elsewhere(system)]
-    present = [refusal for is_present, refusal in found if is_present]
-    absent = [refusal for is_present, refusal in found if not is_present]
-    return Discovery(sensors=(), refusals=(*present, *absent))
-
-
-def _linux(root: Path) -> Iterator[tuple[bool, Refusal]]:
-    yield _powercap(root)
-    yield _hwmon(root)
-    yield _battery(root)
-    yield _nvidia(root)
-
-
-def _powercap(root: Path) -> tuple[bool, Refusal]:
-    home = root / "sys/class/powercap"
-    zones = sorted(home.glob("*rapl*/energy_uj"))
-    if not zones:
-        virtual = _is_virtual(root)
-        reason = "no powercap: " + (
-            "virtual machine" if virtual else "this kernel or processor offers no energy counter"
-        )
-        remedy = (
-            "Measure on the machine itself: a guest is not shown the energy counters."
-            if virtual
-            else "Try: sudo modprobe intel_rapl_common"
-        )
-        return False, Refusal(name="rapl", why=Unavailable(reason=reason, remedy=remedy))
-    if not any(os.access(zone, os.R_OK) for zone in zones):
-        why = Unavailable(
-            reason=f"a RAPL counter is present but only root may read it, and {_NO_READER}",
-            remedy=f"Nothing helps before a reader lands; then: sudo chmod a+r {zones[0]}",
-        )
-    else:
-        why = Unavailable(
-            reason=f"a RAPL counter is present but {_NO_READER}",
-            remedy="Use a wall or USB power meter meanwhile.",
-        )
-    return True, Refusal(name="rapl", why=why)
-
-
-def _hwmon(root: Path) -> tuple[bool, Refusal]:
-    meters = [
-        path
-        for pattern in ("energy*_input", "power*_input", "power*_average", "curr*_input")
-        for path in (root / "sys/class/hwmon").glob(f"hwmon*/{pattern}")
-    ]
-    return _plain(
-        "hwmon", bool(meters), "a board power sensor (hwmon)", "no hwmon power or energy sensor"
-    )
-
-
-def _battery(root: Path) -> tuple[bool, Refusal]:
-    gauges = [
-        path
-        for name in ("energy_now", "power_now", "charge_now", "current_now")
-        for path in (root / "sys/class/power_supply").glob(f"*/{name}")
-    ]
-    return _plain("battery", bool(gauges), "a battery gauge", "no battery")
-
-
-def _nvidia(root: Path) -> tuple[bool, Refusal]:
-    present = (root / "proc/driver/nvidia/version").exists()
-    return _plain("nvml", present, "an NVIDIA GPU", "no NVIDIA driver")
-
-
-def _plain(name: str, present: bool, what: str, absent: str) -> tuple[bool, Refusal]:
-    reason = f"{what} is present but {_NO_READER}" if present else absent
-    remedy = "Use a wall or USB power meter meanwhile."
-    return present, Refusal(name=name, why=Unavailable(reason=reason, remedy=remedy))
-
-
-def _elsewhere(system: str) -> tuple[bool, Refusal]:
-    what = {"darwin": "IOReport energy counters", "win32": "Windows energy meters (EMI)"}
-    kind = what.get(system, f"energy sensors on {system}")
-    return False, Refusal(
-        name="system",
-        why=Unavailable(
-            reason=f"this version cannot read {kind} yet",
-            remedy="Use a wall or USB power meter meanwhile.",
-        ),
-    )
-
-
-def _is_virtual(root: Path) -> bool:
-    try:
-        return " hypervisor" in (root / "proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return False
+    def close(self) -> None:
+        """Closes every sensor. Never raises."""
+        for sensor in self.sensors:
+            # A driver may raise anything, and a sensor that is done with has nothing to lose.
+            with contextlib.suppress(Exception):
+                sensor.close()

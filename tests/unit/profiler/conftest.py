@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ceilings import COUNTING, means_of
 
 from edge_runtime.artifact import Artifact
+from edge_runtime.profiler import ceiling
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setenv("EDGE_RUNTIME_FAKE", json.dumps(fields))
 
     return write
+
+
+@pytest.fixture(params=COUNTING)
+def counting(request: pytest.FixtureRequest) -> ceiling.Means:
+    """Every way here that counts the page cache."""
+    return means_of(request.param)

@@ -15,19 +15,19 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.artifact import Artifact
+from edge_runtime.basis import Basis, Unavailable
 from edge_runtime.errors import BackendError, MemoryLimitError, UsageError, WorkerError
 from edge_runtime.measurement import (
-    Basis,
     Measurement,
-    Memory,
     SessionOptions,
-    Unavailable,
     Workload,
     decode_workload,
     prefill_workload,
 )
+from edge_runtime.memory import Memory
 from edge_runtime.profiler import Plan, Progress, measure
-from edge_runtime.profiler.measure import last_line, oom_kills
+from edge_runtime.profiler.ceiling import oom_kills
+from edge_runtime.profiler.measure import last_line
 
 FAKE = SessionOptions(backend="fake")
 MS = 1_000_000
@@ -171,9 +171,10 @@ def test_events_tell_the_stages_in_order(artifact: Artifact, script: Script) -> 
     seen: list[Progress] = []
     plan = Plan(min_runs=3, max_runs=3)
     measure(artifact, decode_workload(5), FAKE, plan=plan, on_event=seen.append)
-    assert [event.stage for event in seen] == ["loading", "warming"] + ["running"] * 3
-    assert [event.runs for event in seen[2:]] == [0, 1, 2]
-    assert seen[-1].tokens_per_s is not None
+    stages = ["loading", "warming", *["running"] * 3, "closing"]
+    assert [event.stage for event in seen] == stages
+    assert [event.runs for event in seen[2:5]] == [0, 1, 2]
+    assert seen[4].tokens_per_s is not None
 
 
 def test_the_child_waits_while_the_parent_deals_with_an_event(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.measurement import Unavailable
+from edge_runtime.basis import Unavailable
 from edge_runtime.profiler import memory
 from edge_runtime.profiler.pagecache import (
     drop_from_page_cache,
@@ -98,6 +98,78 @@ def test_a_fat_parent_does_not_move_the_childs_figures(known_file: Path) -> None
     del ballast
 
 
+SPLIT_CHILD = """
+import json, mmap, os, sys
+from edge_runtime.codec import to_jsonable
+from edge_runtime.profiler.memory import LinuxMemory, PhaseMeter
+
+def touch(block):
+    for offset in range(0, len(block), 4096):
+        block[offset]
+
+meter = PhaseMeter(LinuxMemory())
+with open(sys.argv[1], "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+touch(bytearray(4096))
+meter.begin("loaded")
+meter.begin("prefill")
+touch(mapped)
+meter.begin("decode")
+block = mmap.mmap(-1, int(sys.argv[2]), mmap.MAP_PRIVATE)
+for offset in range(0, len(block), 4096):
+    block[offset] = 1
+meter.end()
+print(json.dumps(to_jsonable(meter.memory((), ()))))
+"""
+
+
+def split_child(path: Path) -> dict[str, dict[str, int]]:
+    done = subprocess.run(
+        [sys.executable, "-c", SPLIT_CHILD, str(path), str(ANONYMOUS_MIB * MIB)],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    return {phase["phase"]: phase for phase in json.loads(done.stdout)["phases"]}
+
+
+@linux
+@pytest.mark.parametrize("parent_mib", [0, 200])
+def test_anonymous_and_mapped_memory_come_back_apart_within_two_mib(
+    known_file: Path, parent_mib: int
+) -> None:
+    ballast = bytearray(parent_mib * MIB)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    phases = split_child(known_file)
+    idle, mapped, both = phases["loaded"], phases["prefill"], phases["decode"]
+    tolerance = 2 * MIB
+    grown_file = mapped["file_bytes"] - idle["file_bytes"]
+    assert grown_file == pytest.approx(FILE_MIB * MIB, abs=tolerance)
+    assert mapped["anonymous_bytes"] == pytest.approx(idle["anonymous_bytes"], abs=tolerance)
+    grown = both["anonymous_bytes"] - mapped["anonymous_bytes"]
+    assert grown == pytest.approx(ANONYMOUS_MIB * MIB, abs=tolerance)
+    assert both["file_bytes"] == pytest.approx(mapped["file_bytes"], abs=tolerance)
+    # An absolute bound, which a figure inherited from the parent would break.
+    assert idle["peak_bytes"] < 100 * MIB
+    del ballast
+
+
+@linux
+def test_what_is_fetched_from_the_disk_is_counted_in_its_phase(known_file: Path) -> None:
+    drop_from_page_cache([known_file])
+    share = resident_share([known_file])
+    if share is None or share > 0.05:
+        pytest.skip("this file system keeps its pages (tmpfs)")
+    phases = split_child(known_file)
+    if phases["prefill"]["read_bytes"] is None:
+        pytest.skip("the system does not tell")
+    if not phases["prefill"]["read_bytes"] and phases["prefill"]["major_faults"]:
+        pytest.skip("this file system counts no bytes read")
+    assert phases["prefill"]["read_bytes"] == pytest.approx(FILE_MIB * MIB, abs=2 * MIB)
+    assert phases["prefill"]["major_faults"] > 0
+    assert phases["decode"]["read_bytes"] < MIB
+
+
 STATUS = (
     b"Name:\tpython3\nVmPeak:\t  900 kB\nVmHWM:\t  800 kB\nVmRSS:\t  700 kB\n"
     b"RssAnon:\t  300 kB\nRssFile:\t  390 kB\nRssShmem:\t  10 kB\nThreads:\t1\n"
@@ -130,6 +202,96 @@ def test_the_kernels_files_are_read_by_their_manual(proc: Path) -> None:
     page = os.sysconf("SC_PAGE_SIZE")
     assert (sample.anonymous_bytes, sample.file_bytes) == (75 * page, 100 * page)
     assert (proc / "proc/self/clear_refs").read_bytes() == b"5"
+
+
+IO = (
+    "rchar: 99\nwchar: 1\nsyscr: 9\nsyscw: 1\nread_bytes: {}\nwrite_bytes: 7\n"
+    "cancelled_write_bytes: 0\n"
+)
+PRESSURE = (
+    "some avg10=0.00 avg60=0.00 avg300=0.00 total={}\n"
+    "full avg10=0.00 avg60=0.00 avg300=0.00 total=999999\n"
+)
+
+
+def write_io(proc: Path, read: int) -> None:
+    (proc / "proc/self/io").write_text(IO.format(read))
+
+
+@linux
+@pytest.mark.parametrize("place", ["proc/pressure/memory", "sys/fs/cgroup/box/memory.pressure"])
+def test_reads_and_waits_are_summed_over_a_phase_and_kept_apart(proc: Path, place: str) -> None:
+    pressure = proc / place
+    pressure.parent.mkdir(parents=True)
+    (proc / "proc/self/cgroup").write_text("0::/box\n")
+
+    def now(read: int, waited_us: int) -> None:
+        # In place: the kernel's files are opened once and read again and again.
+        write_io(proc, read)
+        pressure.write_text(PRESSURE.format(waited_us))
+
+    now(4096, 10)
+    meter = memory.PhaseMeter(memory.LinuxMemory(proc))
+    meter.begin("prefill")
+    now(8192, 30)
+    meter.begin("decode")
+    now(9192, 37)
+    meter.begin("prefill")
+    now(9292, 38)
+    meter.end()
+    found = {phase.phase: phase for phase in meter.memory((), ()).phases}
+    assert (found["prefill"].read_bytes, found["prefill"].stalled_ns) == (4196, 21_000)
+    assert (found["decode"].read_bytes, found["decode"].stalled_ns) == (1000, 7000)
+
+
+@linux
+def test_what_the_system_does_not_tell_is_none_and_the_rest_stays(proc: Path) -> None:
+    meter = memory.PhaseMeter(memory.LinuxMemory(proc))
+    meter.begin("decode")
+    meter.end()
+    (phase,) = meter.memory((), ()).phases
+    assert (phase.read_bytes, phase.stalled_ns) == (None, None)
+    assert phase.anonymous_bytes == 300 * 1024
+
+
+@linux
+def test_a_file_that_is_refused_when_it_is_read_counts_as_absent(
+    proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_io(proc, 5)
+    pread = os.pread
+    refused: list[int] = []
+
+    def reading(handle: int, size: int, offset: int) -> bytes:
+        if Path(f"/proc/self/fd/{handle}").readlink().name == "io":
+            refused.append(handle)
+            raise PermissionError(13, "Permission denied")
+        return pread(handle, size, offset)
+
+    monkeypatch.setattr(os, "pread", reading)
+    source = memory.LinuxMemory(proc)
+    assert source.parse(source.read()).read_bytes is None
+    assert len(refused) == 1
+
+
+@linux
+def test_a_file_refused_later_loses_that_reading_alone(
+    proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_io(proc, 5)
+    source = memory.LinuxMemory(proc)
+    assert source.parse(source.read()).read_bytes == 5
+    pread = os.pread
+
+    def reading(handle: int, size: int, offset: int) -> bytes:
+        if Path(f"/proc/self/fd/{handle}").readlink().name == "io":
+            raise OSError(5, "Input/output error")
+        return pread(handle, size, offset)
+
+    monkeypatch.setattr(os, "pread", reading)
+    found = source.parse(source.read())
+    assert found.read_bytes is None
+    assert found.major_faults == 42
 
 
 @linux

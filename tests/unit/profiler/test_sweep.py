@@ -172,6 +172,20 @@ def test_another_model_option_workload_or_machine_is_another_cell(
     assert is_new
 
 
+def test_a_stated_power_is_kept_and_stated_for_finished_cells_too(
+    artifact: Artifact, script: Script
+) -> None:
+    script(step_ns=MS)
+    only = cells(artifact, FAKE)
+    ((_, record, _),) = run_cells(only, plan=QUICK)
+    ((_, stated, _),) = run_cells(only, plan=QUICK, stated_power_w=9.0)
+    ((_, again, is_new),) = run_cells(only, plan=QUICK, earlier=(record,), stated_power_w=9.0)
+    assert isinstance(stated, Measurement)
+    assert stated.stated_power_w == 9.0
+    assert not is_new
+    assert again == replace(record, stated_power_w=9.0)  # type: ignore[type-var]
+
+
 def test_failed_cells_are_tried_again_unless_told_otherwise(
     artifact: Artifact, script: Script
 ) -> None:
@@ -215,6 +229,21 @@ def test_a_line_cut_off_by_a_crash_is_dropped(
     assert read_results(path) == (record,)
     append_result(path, record)
     assert read_results(path) == (record, record)
+
+
+def test_who_only_reads_leaves_a_cut_off_line_where_it_is(
+    artifact: Artifact, script: Script, tmp_path: Path
+) -> None:
+    script(step_ns=MS)
+    path = tmp_path / "r.jsonl"
+    create_results(path)
+    ((_, record, _),) = run_cells(cells(artifact, FAKE), plan=QUICK)
+    append_result(path, record)
+    with path.open("ab") as file:
+        file.write(b'{"half')
+    before = path.read_bytes()
+    assert read_results(path, repair=False) == (record,)
+    assert path.read_bytes() == before
 
 
 def test_a_failed_write_leaves_nothing_behind(
