@@ -20,6 +20,9 @@ from .errors import FormatError
 
 T = TypeVar("T")
 
+_MOST = 1 << 64
+"""Nothing that is counted, sized or stamped is larger, and arithmetic on what is may overflow."""
+
 
 class Saved(typing.Protocol):
     """A record that is saved as JSON."""
@@ -89,15 +92,26 @@ def _decode(kind: Any, data: object, where: str) -> object:
             return kind(data)
         except ValueError:
             raise _mismatch(where, kind.__name__, data) from None
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    if kind in (str, int, float, bool) and type(data) is kind:
-        if kind is float and not math.isfinite(typing.cast(float, data)):
-            raise _mismatch(where, "a finite number", data)
-        return data
+    if kind in (str, int, float, bool):
+        return _decode_scalar(kind, data, where)
     if kind is type(None) and data is None:
         return None
     raise _mismatch(where, getattr(kind, "__name__", str(kind)), data)
+
+
+def _decode_scalar(kind: type, data: object, where: str) -> object:
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        try:
+            return float(data)
+        except OverflowError:
+            raise _mismatch(where, "a finite number", data) from None
+    if type(data) is not kind:
+        raise _mismatch(where, kind.__name__, data)
+    if isinstance(data, float) and not math.isfinite(data):
+        raise _mismatch(where, "a finite number", data)
+    if isinstance(data, int) and abs(data) > _MOST:
+        raise _mismatch(where, "a number of 64 bits", data)
+    return data
 
 
 def _decode_union(options: tuple[Any, ...], data: object, where: str) -> object:

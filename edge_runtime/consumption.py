@@ -9,7 +9,7 @@ only where nothing was measured, and never in a virtual machine, on a shared or 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .basis import Basis, Unavailable
@@ -133,9 +133,7 @@ def measured_consumption(measurement: Measurement) -> Consumption | Unavailable:
         idle_w=idle if isinstance(idle, Unavailable) else idle.interval,
         parts=_parts(energy, headline, prefill, decode),
         formula="the vendor's own model" if modelled else "",
-        gain="; ".join(
-            dict.fromkeys(f"{s.sensor.id}: gain error {s.sensor.gain}" for s in headline)
-        ),
+        gain="; ".join(_together((s.sensor.id, f"gain error {s.sensor.gain}") for s in headline)),
         notes=_notes(measurement, headline),
     )
 
@@ -168,33 +166,42 @@ def _parts(
     energy: Energy, headline: Sequence[EnergySeries], prefill: Phase, decode: Phase
 ) -> tuple[Part, ...]:
     """Every sensor by itself: unless it is the headline already, all alone."""
-    names = [series.sensor.id for series in headline]
-    alone = names if len(names) == 1 else []
+    names = {series.sensor.id for series in headline}
+    alone = names if len(names) == 1 else set()
 
-    def gross(series: EnergySeries, phase: Phase) -> float | Unavailable | None:
-        if not phase.spans:
-            return None
-        found = joules_within(series, phase.spans, working=True)
-        return found if isinstance(found, Unavailable) else found.total_j
-
-    def per_token(series: EnergySeries, phase: Phase) -> float | None:
-        joules = gross(series, phase)
-        return joules / sum(phase.tokens) if isinstance(joules, float) else None
-
-    return tuple(
-        Part(
+    def part(series: EnergySeries) -> Part:
+        prefill_j, decode_j = (_gross_j(series, phase) for phase in (prefill, decode))
+        return Part(
             sensor=series.sensor.id,
             source=series.sensor.source,
             scope=series.sensor.scope,
             in_headline=series.sensor.id in names,
-            prefill_j=gross(series, prefill),
-            decode_j=gross(series, decode),
-            prefill_j_per_token=per_token(series, prefill),
-            decode_j_per_token=per_token(series, decode),
+            prefill_j=prefill_j,
+            decode_j=decode_j,
+            prefill_j_per_token=_each_j(prefill_j, prefill),
+            decode_j_per_token=_each_j(decode_j, decode),
         )
-        for series in energy.series
-        if series.sensor.id not in alone
-    )
+
+    return tuple(part(series) for series in energy.series if series.sensor.id not in alone)
+
+
+def _gross_j(series: EnergySeries, phase: Phase) -> float | Unavailable | None:
+    if not phase.spans:
+        return None
+    found = joules_within(series, phase.spans, working=True)
+    return found if isinstance(found, Unavailable) else found.total_j
+
+
+def _each_j(joules: float | Unavailable | None, phase: Phase) -> float | None:
+    return joules / sum(phase.tokens) if isinstance(joules, float) else None
+
+
+def _together(said: Iterable[tuple[str, str]]) -> list[str]:
+    """What is said of sensors, once for all of whom the same is said."""
+    of: dict[str, dict[str, None]] = {}
+    for sensor, words in said:
+        of.setdefault(words, {})[sensor] = None
+    return [f"{', '.join(sensors)}: {words}" for words, sensors in of.items()]
 
 
 def _method(series: EnergySeries) -> str:
@@ -206,7 +213,7 @@ def _method(series: EnergySeries) -> str:
 
 
 def _notes(measurement: Measurement, headline: Sequence[EnergySeries]) -> tuple[str, ...]:
-    notes = [f"{s.sensor.id}: {note}" for s in headline for note in s.sensor.notes]
+    notes = _together((s.sensor.id, note) for s in headline for note in s.sensor.notes)
     notes += [
         f"{s.sensor.id}: {s.failures} readings failed, the last: {s.last_failure}"
         for s in headline
@@ -251,7 +258,7 @@ def _estimated(
         load=None,
         idle_w=Unavailable(reason="an estimate knows no idle level"),
         formula=" and ".join(f"{watts:g} W / ({rate})" for rate in rates)
-        + f", +/- {ESTIMATE_BAND:.0%} at best",
+        + f", ± {ESTIMATE_BAND:.0%} at best",
         gain="nobody measured the stated power",
         notes=(f"nothing was measured: {why.reason}",),
     )

@@ -313,7 +313,11 @@ def recommend(rows: Sequence[Row], target: Target) -> str:
         )
     with_rate = [row for row in rows if _rate(row) > 0]
     if not with_rate:
-        return "Nothing could be judged."
+        too_large = [row for row in rows if row.judged]
+        if not too_large:
+            return "Nothing could be judged."
+        least = min(too_large, key=lambda row: row.verdict.memory.need_bytes)
+        return f"Nothing fits; nearest is {least.model} at {least.level}: {least.verdict.cause}."
     best = max(with_rate, key=_rate)
     return (
         f"Nothing here reaches {limit} tok/s; the fastest is {best.model} at {best.level}: "

@@ -224,7 +224,8 @@ class LatencyMeasurement:
     """Everything known of one model's latency on one host: the record.
 
     `options` are those in force, `requested` those asked for. `notes` say which dimensions nobody
-    gave, and where something could not be done to the letter.
+    gave, and where something could not be done to the letter. Energy and heat are not recorded:
+    no sensor is read while single inferences are timed.
     """
 
     created: str

@@ -11,12 +11,11 @@ from typing import Literal
 PAGE_BYTES = 4096
 """The least that a major fault reads: no system this runs on has smaller pages."""
 
-HOST_DEVICE = "CPU"
 MAPPED = "_Mapped"
-"""How engines name buffers in main memory, and those of any device that are the mapped file."""
+"""How engines name buffers, of any device, that are the mapped file."""
 
-_HOST_COPIES = (HOST_DEVICE, "AMX")
-"""Buffers of weights rearranged for the processor: llama.cpp's CPU_REPACK and its like, and AMX."""
+HOST_DEVICES = ("CPU", "AMX")
+"""How engines name buffers in main memory: llama.cpp's CPU, CPU_REPACK and its like, and AMX."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +81,8 @@ class Memory:
 
     @property
     def peak_bytes(self) -> int:
-        """The largest high-water mark of any phase."""
-        return max(phase.peak_bytes for phase in self.phases)
+        """The largest high-water mark of any phase; before the first it is the idle process."""
+        return max((phase.peak_bytes for phase in self.phases), default=self.baseline_bytes)
 
     @property
     def need_bytes(self) -> int:
@@ -103,7 +102,7 @@ class Memory:
         copies = sum(
             b.size_bytes
             for b in held
-            if b.device.startswith(_HOST_COPIES) and not b.device.endswith(MAPPED)
+            if b.device.startswith(HOST_DEVICES) and not b.device.endswith(MAPPED)
         )
         anonymous = max((phase.anonymous_bytes for phase in self.phases), default=0)
         return anonymous + max(0, mapped - copies)

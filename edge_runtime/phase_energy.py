@@ -144,7 +144,7 @@ def phase_energy(
     if 2 * instrument >= gross:
         return Unavailable(
             reason=f"below sensor resolution: {gross:.3g} J in {format_duration(window_s)} are"
-            f" known to +/- {_NORMAL_95 * instrument:.2g} J only",
+            f" known to ± {_NORMAL_95 * instrument:.2g} J only",
             remedy="Measure for longer: a larger --budget or more repetitions.",
         )
     rates = [joules / count for joules, count in zip(each, phase.tokens, strict=True)]
@@ -153,7 +153,7 @@ def phase_energy(
     spread = statistics.t95(len(rates) - 1) * repetition if len(rates) > 1 else 0.0
     half = math.hypot(_NORMAL_95 * instrument, spread)
     idle_u = 0.0 if isinstance(idle, Unavailable) else window_s * idle.u_w
-    net = _net(gross, window_s, idle, measurement)
+    net = _net(gross, window_s, idle, measurement, math.hypot(instrument, idle_u))
     net_u: float | None = None
     net_per_token: Interval | Unavailable
     if isinstance(net, Unavailable):
@@ -185,9 +185,16 @@ def _positive(value: float, half: float) -> Interval:
 
 
 def _net(
-    gross_j: float, window_s: float, idle: IdleLevel | Unavailable, measurement: Measurement
+    gross_j: float,
+    window_s: float,
+    idle: IdleLevel | Unavailable,
+    measurement: Measurement,
+    u_j: float,
 ) -> float | Unavailable:
-    """Gross less idling for as long, or why that would not be what the model adds."""
+    """Gross less idling for as long, or why that would not be what the model adds.
+
+    `u_j` is the standard uncertainty of the difference by the instruments and the idle level.
+    """
     if isinstance(idle, Unavailable):
         return idle
     foreign = measurement.noise.foreign_share
@@ -208,7 +215,15 @@ def _net(
             f" {idle.after_w:.3g} W after, the model adds {added_w:.3g} W",
             remedy="Let the device settle first: edge profile --cool-down 2m --idle 30s",
         )
-    return gross_j - idle.power_w * window_s
+    # Not the difference of the joules, which rounding may take to nothing.
+    net_j = added_w * window_s
+    if 2 * u_j >= net_j:
+        return Unavailable(
+            reason=f"below sensor resolution: the {net_j:.3g} J that the model adds are known to"
+            f" ± {_NORMAL_95 * u_j:.2g} J only",
+            remedy="Measure for longer: a larger --budget or more repetitions.",
+        )
+    return net_j
 
 
 def idle_level(

@@ -16,6 +16,7 @@ _T95 = (
     2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
 _T95_LIMIT = 1.960
+HOPELESS_FACTOR = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,11 @@ class Interval:
     def relative_half_width(self) -> float:
         """Half the width over the value: 0.02 reads "within 2 %"; infinite for a value of zero."""
         return (self.high - self.low) / 2 / self.value if self.value else math.inf
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether its ends lie so far apart, by a factor of 100, that they say nothing."""
+        return self.high > HOPELESS_FACTOR * self.low
 
 
 def t95(degrees_of_freedom: int) -> float:

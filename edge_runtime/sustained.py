@@ -188,7 +188,7 @@ def sustained(measurement: Measurement) -> Sustained | Unavailable | None:
 
 def warming(measurement: Measurement) -> Warming | None:
     """The leading temperature when the timed runs began and when they ended; None without one."""
-    span = _span(measurement)
+    span = timed_span(measurement)
     if span is None or measurement.heat is None or not measurement.heat.zones:
         return None
     zone = measurement.heat.zones[0]
@@ -212,7 +212,7 @@ def throttle_during(measurement: Measurement) -> tuple[ThrottleEvent, ...] | Una
 
     What began before them and never ended is no news in them: then it is the moment before.
     """
-    span, heat = _span(measurement), measurement.heat
+    span, heat = timed_span(measurement), measurement.heat
     if not isinstance(heat, Heat) or span is None:
         return Unavailable(reason="not observed: the record holds nothing of heat")
     if isinstance(heat.throttle, Unavailable):
@@ -223,8 +223,8 @@ def throttle_during(measurement: Measurement) -> tuple[ThrottleEvent, ...] | Una
     return within
 
 
-def _span(measurement: Measurement) -> tuple[int, int] | None:
-    """When the timed runs began and ended."""
+def timed_span(measurement: Measurement) -> tuple[int, int] | None:
+    """When the timed runs began and ended; None where nothing ran."""
     if not measurement.runs:
         return None
     last = measurement.runs[-1]
@@ -244,7 +244,7 @@ def _whole_runs(measurement: Measurement, phase: str) -> list[_WholeRun]:
             if run.prefilled_ns is not None and run.prefilled_ns > run.started_ns:
                 busy = run.prefilled_ns - run.started_ns
                 found.append((run.started_ns, run.prefilled_ns, run.prefill_tokens, busy))
-        elif busy := sum(steps := run.step_ns):
+        elif (busy := sum(steps := run.step_ns)) > 0:
             found.append((run.token_ns[-1] - busy, run.token_ns[-1], len(steps), busy))
     longest = max((tokens for _, _, tokens, _ in found), default=0)
     return [run for run in found if run[2] == longest]

@@ -42,14 +42,16 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * _BYTE_UNITS[match[2].upper()])
 
 
-def parse_duration_s(text: str) -> float:
+def parse_duration_s(text: str, option: str = "") -> float:
     """Reads a duration such as `90s`, `10m`, `1h` or a bare number of seconds.
 
-    Raises UsageError when the text is no duration.
+    Raises UsageError, which names the `option` it stood for, when the text is no duration.
     """
     match = _QUANTITY.fullmatch(text)
     if match is None or match[2].lower() not in _DURATION_UNITS:
-        raise UsageError(f"{text!r} is not a duration.", way_out="Write it like 90s, 10m or 1h.")
+        of = f"{option}: " if option else ""
+        fact = f"{of}{text[:40]!r} is not a duration."
+        raise UsageError(fact, way_out="Write it like 90s, 10m or 1h.")
     return float(match[1]) * _DURATION_UNITS[match[2].lower()]
 
 

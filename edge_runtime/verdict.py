@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from .basis import Basis, Unavailable
 from .measurement import Measurement
-from .memory import HOST_DEVICE, MAPPED, Memory
+from .memory import HOST_DEVICES, MAPPED, Memory
 from .paging import Paging, paging_of
 from .statistics import Interval
 from .sustained import Sustained, sustained
@@ -209,7 +209,7 @@ def _memory_fit(measurement: Measurement, target: Target, kv_bytes: int | None) 
     """
     weights, kv, compute, process = measurement.artifact.size_bytes, 0, 0, 0
     if isinstance(measurement.memory, Memory):
-        host = [b for b in measurement.memory.buffers if b.device.startswith(HOST_DEVICE)]
+        host = [b for b in measurement.memory.buffers if b.device.startswith(HOST_DEVICES)]
         held = [b for b in host if b.purpose == "model"]
         mapped = [b for b in held if b.device.endswith(MAPPED)]
         weights = sum(b.size_bytes for b in mapped or held) or weights

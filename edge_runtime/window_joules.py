@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .basis import Unavailable
-from .energy import EnergySeries
+from .energy import EnergySeries, SeriesBreak
 from .units import NS_PER_S, format_duration
 
 Span = tuple[int, int]
@@ -67,12 +67,17 @@ def joules_within(
     one. The spans do not overlap and are at least one. The uncertainty adds in squares, for each
     edge of each span:
 
-    - (P x u)^2 / 12: the counter's value is up to one update old; P is the mean power, u the
-      sensor's own update_s or, where it was longer, the longest it was seen to stand still;
-    - (dJ x min(f, 1 - f))^2 / 3: the edge lies at the fraction f between two readings dJ apart,
-      and the power between them is at most twice its mean;
-    - step^2 / 12 for a counter: its quantum. A power sensor rounds a steady power the same way
-      every time, so its quantum counts once, as (step x duration)^2 / 12.
+    - (P x u)^2 / 12: the value is up to one update old; P is the mean power, u the sensor's own
+      update_s or, where a counter was seen to stand still for longer, that;
+    - step^2 / 12 for a counter: its quantum.
+
+    Three things go wrong the same way in every span, and count once for all n of them. The power
+    steps where a phase begins, and a straight line between readings cuts that corner:
+    (sum of dJ x f x (1 - f))^2 / 3, for an edge at the fraction f between two readings dJ apart and
+    power on both sides that differs by at most its mean. A power sensor rounds a steady power
+    alike: (step x duration)^2 / 12. And old values smear into a span what was drawn before it:
+    (n x P x v)^2 / 12, for the power before was between 0 and 2 P; v is u, or a power sensor's
+    period if that is longer, over which a trapezoid makes a ramp of a step.
     """
     spans = sorted(spans)
     fault = _malformed(series, spans) or _incomplete(series, spans)
@@ -93,7 +98,7 @@ def joules_within(
         return fault
     edges = [(_at(series, start), _at(series, end)) for start, end in spans]
     joules = tuple(end.joules - start.joules for start, end in edges)
-    total = math.fsum(joules) if all(map(math.isfinite, joules)) else math.inf
+    total = math.fsum(joules) if max(joules) < _MOST_J else math.inf
     if total <= 0:
         return Unavailable(
             reason=f"the sensor did not advance in {format_duration(duration_s)}", remedy=_LONGER
@@ -102,10 +107,13 @@ def joules_within(
     quantum_j = series.sensor.step if series.sensor.method == "counter" else 0.0
     spreads = [edge.spread_j for pair in edges for edge in pair]
     variance = len(spreads) * (update_j * update_j + quantum_j * quantum_j) / 12
-    variance += sum(spread * spread for spread in spreads) / 3
+    variance += math.fsum(spreads) ** 2 / 3
+    smeared_j = len(spans) * update_j
     if series.sensor.method == "power":
+        smeared_j = max(smeared_j, len(spans) * total / duration_s * series.sensor.poll_s)
         rounding_j = series.sensor.step * duration_s
         variance += rounding_j * rounding_j / 12
+    variance += smeared_j * smeared_j / 12
     if not (_LEAST_J < total < _MOST_J and math.isfinite(variance)):
         return Unavailable(reason="its readings are beyond any sense")
     return WindowJoules(
@@ -135,7 +143,7 @@ def _at(series: EnergySeries, moment: int) -> _Edge:
     low, high = series.joules[before], series.joules[after]
     share = (moment - start) / (end - start) if end > start else 0.0
     return _Edge(
-        joules=low + (high - low) * share, spread_j=(high - low) * min(share, 1 - share)
+        joules=low + (high - low) * share, spread_j=(high - low) * share * (1 - share)
     )  # fmt: skip
 
 
@@ -147,6 +155,8 @@ def _malformed(series: EnergySeries, spans: Sequence[Span]) -> Unavailable | Non
     within = all(-_STAMP_LIMIT < moment < _STAMP_LIMIT for moment in moments)
     if len(stamps) != len(series.joules) or not ordered or not within:
         return Unavailable(reason="its readings are not in order of time")
+    if any(one[1] > following[0] for one, following in itertools.pairwise(spans)):
+        return Unavailable(reason="what is to be metered overlaps in time")
     return None
 
 
@@ -156,6 +166,7 @@ def _incomplete(series: EnergySeries, spans: Sequence[Span]) -> Unavailable | No
     said = f": {series.last_failure}" if series.last_failure else ""
     if not stamps:
         return Unavailable(reason=f"it gave no reading{said}")
+    breaks = sorted(series.breaks, key=_noticed)
     for start, end in spans:
         if stamps[0] > start:
             return Unavailable(reason=f"its first reading came too late{said}")
@@ -164,23 +175,26 @@ def _incomplete(series: EnergySeries, spans: Sequence[Span]) -> Unavailable | No
                 reason="it stopped giving readings before the end" + (said or ": it vanished")
             )
         first, last = _around(series, start)[0], _around(series, end)[1]
-        for broken in series.breaks:
-            if stamps[first] <= broken.noticed_ns <= stamps[last]:
-                return Unavailable(reason=f"it lost its thread: {broken.reason}")
-        if series.sensor.method == "counter":
-            fault = _impossible(series, first, last)
-            if fault is not None:
-                return fault
+        broken = bisect_left(breaks, stamps[first], key=_noticed)
+        if broken < len(breaks) and breaks[broken].noticed_ns <= stamps[last]:
+            return Unavailable(reason=f"it lost its thread: {breaks[broken].reason}")
+        fault = _impossible(series, first, last)
+        if fault is not None:
+            return fault
     return None
 
 
+def _noticed(broken: SeriesBreak) -> int:
+    return broken.noticed_ns
+
+
 def _impossible(series: EnergySeries, first: int, last: int) -> Unavailable | None:
-    """Why some step of a counter cannot have been energy."""
+    """Why some step of the joules cannot have been energy."""
     moved = first
     for i in range(first, last):
         step_j = series.joules[i + 1] - series.joules[i]
         if step_j < 0:
-            return Unavailable(reason="its counter ran backwards")
+            return Unavailable(reason="its joules ran backwards")
         if step_j == 0:
             continue
         # What a counter of slow updates shows in one step was drawn since the step before.
@@ -188,7 +202,7 @@ def _impossible(series: EnergySeries, first: int, last: int) -> Unavailable | No
         moved = i + 1
         if step_j > MOST_W * (passed_s + series.sensor.update_s):
             return Unavailable(
-                reason=f"its counter jumped by {step_j:.3g} J within {format_duration(passed_s)}"
+                reason=f"its joules jumped by {step_j:.3g} J within {format_duration(passed_s)}"
             )
     return None
 

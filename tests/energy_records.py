@@ -130,6 +130,11 @@ NO_NET: dict[str, tuple[Measurement, str]] = {
         recorded(series(power, until_s=40, info=sensor(step=30.0))),
         "idling: below sensor resolution",
     ),
+    "a little above idling": (
+        recorded(series(lambda t: 7.0 if 14 <= t < 18 or 22 <= t < 26 else 6.99, until_s=40,
+                        info=sensor(step=0.1))),
+        "below sensor resolution: the 0.08 J that the model adds are known to ±",
+    ),
     "idle of no length": (
         recorded(windows=(window("idle_a", 5, 5), IDLE_WINDOWS[1])),
         "idling: rapl:package-0: below sensor resolution",

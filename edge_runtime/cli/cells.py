@@ -11,7 +11,6 @@ import dataclasses
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -158,20 +157,9 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
 
 def _remove_abandoned(root: Path) -> None:
     """Removes the scratch folders of checks that were killed and could not clean up."""
+    from ..profiler.host import is_running
+
     for folder in root.glob(f"{_SCRATCH_PREFIX}*"):
         pid = folder.name.removeprefix(_SCRATCH_PREFIX).split("-")[0]
-        if pid.isdigit() and not _runs(int(pid)):
+        if pid.isdigit() and not is_running(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process of that number exists; where asking could harm it, yes."""
-    if sys.platform == "win32":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

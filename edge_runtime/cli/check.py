@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import EdgeError, UsageError
+from ..errors import UsageError
 from ..measurement import SessionOptions
 from . import options
+from .whole_file import write_whole
 
 if TYPE_CHECKING:
     from ..feasibility import CheckReport
@@ -102,7 +103,7 @@ def check(
 
     if context < prompt_tokens:
         raise UsageError(f"A prompt of {prompt_tokens} tokens does not fit a context of {context}.")
-    budget_s = parse_duration_s(budget)
+    budget_s = parse_duration_s(budget, "--budget")
     if budget_s <= 0:
         raise UsageError("The budget must be positive.", way_out="Write it like 60s or 3m.")
     rate, name, source = _rate_of(target, language)
@@ -174,7 +175,7 @@ def _show(report: CheckReport, *, json_output: bool, save: Path | None) -> None:
     if json_output or save:
         document = json.dumps(to_jsonable(report), indent=1, ensure_ascii=False)
         if save:
-            _write_whole(save, document)
+            write_whole(save, (document, "\n"))
         if json_output:
             sys.stdout.write(document + "\n")
             return
@@ -185,22 +186,3 @@ def _show(report: CheckReport, *, json_output: bool, save: Path | None) -> None:
     console.print(render_check(report))
     if save:
         typer.echo(f"saved: {save}", err=True)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is either there in full or not at all."""
-    import os
-
-    partial = path.absolute().with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            with partial.open("x", encoding="utf-8") as out:
-                out.write(text + "\n")
-                out.flush()
-                os.fsync(out.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise EdgeError(f"{path} was not written.", cause=f"{error.strerror or error}.") from error

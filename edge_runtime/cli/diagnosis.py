@@ -267,7 +267,7 @@ def _heat() -> Iterator[Finding]:
         celsius = thermometer.read(tree)
         if celsius is not None:
             trip = thermometer.trip_celsius
-            limit = "" if trip is None else f" (slowed down from {trip:.0f} °C)"
+            limit = "" if trip is None else f" (slows down from {trip:.0f} °C)"
             warm.append(f"{thermometer.name} {celsius:.1f} °C{limit}")
     yield Finding(
         name="temperatures",

@@ -7,7 +7,7 @@ or writes what follows. Nothing is measured here, and no results file is changed
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import __version__
+from ..basis import Unavailable
 from ..energy import Scope
-from ..errors import DiskError, EdgeError, UsageError
+from ..errors import EdgeError, FormatError, UsageError
 from ..measurement import CellFailure, Measurement
 from ..report.plain import plain, safe_json
 from ..units import parse_duration_s
+from .whole_file import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..energy_use import Scenario
+    from ..profiler.energy.meter_log import MeterLog
 
 _MOST_TOKENS = 10**7
 _LONGEST_CYCLE_S = 86_400.0
@@ -53,6 +56,15 @@ def energy(
             "--meter-offset", metavar="SECONDS", help="Added to the log's times, for its clock."
         ),
     ] = 0.0,
+    meter_start: Annotated[
+        str | None,
+        typer.Option(
+            "--meter-start",
+            metavar="TIME",
+            help="When a log whose times count from its own start began:"
+            " 2026-11-22T08:00:00Z, or seconds since 1970.",
+        ),
+    ] = None,
     scope: Annotated[
         str,
         typer.Option("--scope", help="What the meter feeds: device, board, module or chip."),
@@ -92,9 +104,11 @@ def energy(
         raise UsageError(f"{save} is there already.", way_out="Name a new file.")
     records = _read(results)
     if meter is not None:
-        records = _metered(records, meter, _scope(scope), meter_offset)
-    elif meter_offset or scope != Scope.DEVICE.value:
-        raise UsageError("--meter-offset and --scope say something of a meter: --meter LOG.csv")
+        records = _metered(records, meter, _scope(scope), meter_offset, _moment(meter_start))
+    elif meter_offset or meter_start is not None or scope != Scope.DEVICE.value:
+        raise UsageError(
+            "--meter-offset, --meter-start and --scope say something of a meter: --meter LOG.csv"
+        )
     measurements = [record for record in records if isinstance(record, Measurement)]
     if not measurements:
         raise EdgeError(
@@ -104,13 +118,15 @@ def energy(
         )
     report = energy_report(measurements, chat, tool_version=__version__, battery_wh=battery_wh)
     if save is not None:
-        _save(save, records)
+        lines = (json.dumps(r.to_json(), separators=(",", ":"), allow_nan=False) for r in records)
+        write_whole(save, (f"{line}\n" for line in lines))
     if json_output:
         from ..codec import to_jsonable
 
         sys.stdout.write(safe_json(to_jsonable(report)) + "\n")
     else:
-        sys.stdout.write(render_energy(report))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+        sys.stdout.write(render_energy(report, width))
     if save is not None:
         typer.echo(f"saved: {save}", err=True)
 
@@ -126,26 +142,53 @@ def _read(results: Sequence[Path]) -> tuple[Measurement | CellFailure, ...]:
 
 
 def _metered(
-    records: Sequence[Measurement | CellFailure], meter: Path, scope: Scope, offset_s: float
+    records: Sequence[Measurement | CellFailure],
+    meter: Path,
+    scope: Scope,
+    offset_s: float,
+    start_unix_s: float | None,
 ) -> tuple[Measurement | CellFailure, ...]:
-    """The records with the meter's joules; those it does not fit keep what they had, and say so."""
+    """The records with the meter's joules; those it does not fit keep what they had, and say so.
+
+    A file that is no log fits none of them. Raises EdgeError for one that cannot be read at all.
+    """
     from ..profiler.energy.meter_log import NAME, attach, read_log
 
     if not abs(offset_s) <= _LONGEST_OFFSET_S:
         raise UsageError(f"--meter-offset: {offset_s:g} s makes no sense.")
-    log = read_log(meter)
+    log: MeterLog | Unavailable
+    try:
+        log = read_log(meter)
+    except FormatError as error:
+        log = Unavailable(
+            reason=f"{error.fact} {error.cause}".strip().rstrip("."), remedy=error.way_out
+        )
     attached: list[Measurement | CellFailure] = []
     for record in records:
         if isinstance(record, CellFailure):
             attached.append(record)
             continue
-        with_meter = attach(record, log, scope=scope, offset_s=offset_s)
+        with_meter = attach(record, log, scope=scope, offset_s=offset_s, start_unix_s=start_unix_s)
         attached.append(with_meter)
         for refusal in with_meter.refusals:
             if refusal.name == NAME:
                 words = f"{record.workload.name}: {NAME} unavailable ({refusal.why.reason})"
-                typer.echo(plain(f"{words} {refusal.why.remedy}".rstrip()), err=True)
+                typer.echo(plain(". ".join(filter(None, (words, refusal.why.remedy)))), err=True)
     return tuple(attached)
+
+
+def _moment(text: str | None) -> float | None:
+    """Seconds since 1970 of `--meter-start`. Raises UsageError."""
+    from ..profiler.energy.meter_time import moment
+
+    if text is None:
+        return None
+    try:
+        return moment(text)
+    except ValueError as error:
+        raise UsageError(
+            f"--meter-start: {error}.", way_out="Write it like 2026-11-22T08:00:00Z."
+        ) from None
 
 
 def _scope(text: str) -> Scope:
@@ -170,30 +213,8 @@ def _scenario(text: str) -> Scenario:
     made = Scenario(
         prompt_tokens=int(parts[0]),
         generate_tokens=int(parts[1]),
-        cycle_s=parse_duration_s(parts[2]),
+        cycle_s=parse_duration_s(parts[2], "--scenario"),
     )
     if not (made.prompt_tokens + made.generate_tokens and 0 < made.cycle_s <= _LONGEST_CYCLE_S):
         raise UsageError(f"--scenario: in {text!r} nothing happens.", way_out=_SCENARIO_WAY_OUT)
     return made
-
-
-def _save(path: Path, records: Sequence[Measurement | CellFailure]) -> None:
-    """Writes a results file so that it is either there in full or not at all. Raises DiskError."""
-    partial = path.absolute().with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            with partial.open("x", encoding="utf-8") as out:
-                for record in records:
-                    line = json.dumps(record.to_json(), separators=(",", ":"), allow_nan=False)
-                    out.write(line + "\n")
-                out.flush()
-                os.fsync(out.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise DiskError(
-            f"{path} was not written.", cause=f"{error.strerror or error}.",
-            way_out="Name another file, or free some space.",
-        ) from error  # fmt: skip

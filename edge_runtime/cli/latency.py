@@ -59,6 +59,7 @@ class Care:
             max_runs=most,
             target_relative_half_width=self.precision,
             budget_s=self.budget_s,
+            timeout_s=DEFAULT_PLAN.timeout_s + self.budget_s,
             cold_cache=self.cold_cache,
         )
 

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from ..artifact import Artifact, ModelShape
 from ..basis import Basis, Unavailable
-from ..errors import EdgeError, ModelNotFoundError, UnsupportedError, UsageError
+from ..errors import (
+    EdgeError,
+    MemoryLimitError,
+    ModelNotFoundError,
+    UnsupportedError,
+    UsageError,
+)
 from ..feasibility import (
     CheckReport,
     Phase,
@@ -48,7 +54,10 @@ class _Setting:
     machine: Machine
     seconds: float
     alone: bool
-    """Whether nothing else is checked: a file's failure is then the answer, and no row of many."""
+    """Whether nothing else is checked: a file's failure is then the answer, and no row of many.
+
+    Too little memory is no failure of the check: it is what was asked.
+    """
 
 
 def check_models(
@@ -132,7 +141,7 @@ def _check_subject(
         try:
             found = [_measure_artifact(setting, subject)]
         except EdgeError as error:
-            if setting.alone:
+            if setting.alone and not isinstance(error, MemoryLimitError):
                 raise
             found = [_unmeasured(setting, planned, basis, error)]
         sizes = [subject.weight_bytes]

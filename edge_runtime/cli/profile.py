@@ -163,7 +163,8 @@ def profile(
         typer.Option(
             "-r",
             "--repetitions",
-            help="Fewest-most repetitions, or one number for both.",
+            help="Fewest-most repetitions, or one number for both. Unless it is given, an energy"
+            " sensor may have more.",
             rich_help_panel=_PANEL_CARE,
         ),
     ] = "3-10",
@@ -288,7 +289,7 @@ def profile(
                 repetitions=read_repetitions(repetitions) if typed("repetitions") else None,
                 warmups=warmups if typed("warmups") else None,
                 precision=precision,
-                budget_s=parse_duration_s(budget),
+                budget_s=parse_duration_s(budget, "--budget"),
                 cold_cache=cold,
             ),
             form=form,
@@ -306,16 +307,20 @@ def profile(
 
     limits = read_limits(limit_memory, limit_cores)
     fewest, most = read_repetitions(repetitions)
+    budget_s = parse_duration_s(budget, "--budget")
+    sustain_s = read_sustain(sustain, typed)
     plan = Plan(
         warmups=warmups,
         min_runs=fewest,
         max_runs=most,
         target_relative_half_width=precision,
-        budget_s=parse_duration_s(budget),
+        budget_s=budget_s,
+        timeout_s=Plan().timeout_s + budget_s,
         cold_cache=cold,
-        idle_s=read_idle(idle, emulated=limits is not None),
+        idle_s=read_idle(idle, emulated=limits is not None, run_s=max(budget_s, sustain_s or 0.0)),
         settle_s=read_cool_down(cool_down),
-        sustain_s=read_sustain(sustain, typed),
+        sustain_s=sustain_s,
+        extend=not typed("repetitions"),
     )
     if workload is not None:
         workloads = sweep.chat_workloads(workload.split(","))

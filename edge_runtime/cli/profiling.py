@@ -52,26 +52,28 @@ def read_repetitions(text: str) -> tuple[int, int]:
     return int(words[0]), int(words[1])
 
 
-def read_idle(text: str, *, emulated: bool) -> float:
+def read_idle(text: str, *, emulated: bool, run_s: float) -> float:
     """How long to watch the device idle, seconds, before a measurement and after it.
 
     `auto` takes twice what the slowest sensor of the headline resolves, 10 s to 60 s, and nothing
-    where there is no sensor or the device is an emulated one. Raises UsageError.
+    where there is no sensor or the device is an emulated one. The headline is that of runs of
+    `run_s`. Raises UsageError.
     """
     if text != AUTO:
-        seconds = parse_duration_s(text)
+        seconds = parse_duration_s(text, "--idle")
         if seconds > _LONGEST_IDLE_S:
             raise UsageError("--idle: nobody waits longer than an hour.", way_out="--idle 60s")
         return seconds
     if emulated:
         return 0.0
+    from ..profiler.energy.cover import resolved_headline
     from ..profiler.energy.discovery import discover
 
     found = discover()
-    try:
-        windows = [s.info.window_s for s in found.sensors if s.info.id in found.headline]
-    finally:
-        found.close()
+    found.close()
+    infos = [sensor.info for sensor in found.sensors]
+    headline = resolved_headline(infos, run_s)
+    windows = [info.window_s for info in infos if info.id in headline]
     return min(max(2 * max(windows), 10.0), 60.0) if windows else 0.0
 
 

@@ -40,7 +40,7 @@ def read_sustain(text: str | None, typed: Callable[[str], bool]) -> float | None
             f"--sustain and {', '.join(others)} both say when to stop.",
             way_out="Give only one: --sustain keeps a cell up for its time, whatever comes out.",
         )
-    seconds = parse_duration_s(text)
+    seconds = parse_duration_s(text, "--sustain")
     if not _SHORTEST_S <= seconds <= _LONGEST_S:
         raise UsageError(
             f"--sustain: {text} is too {'short' if seconds < _SHORTEST_S else 'long'}.",
@@ -51,7 +51,7 @@ def read_sustain(text: str | None, typed: Callable[[str], bool]) -> float | None
 
 def read_cool_down(text: str) -> float:
     """How long the device may cool before each cell, at most, seconds. Raises UsageError."""
-    seconds = parse_duration_s(text)
+    seconds = parse_duration_s(text, "--cool-down")
     if seconds > _LONGEST_COOLING_S:
         raise UsageError("--cool-down: nobody waits longer than an hour.", way_out="--cool-down 5m")
     return seconds

@@ -26,6 +26,7 @@ from typing import Protocol
 
 from ..basis import Unavailable
 from . import cgroup
+from .host import is_running
 
 _ROOT = Path("/")
 _PREFIX = "edge-runtime-"
@@ -97,14 +98,21 @@ class ControlGroup:
         Raises OSError where the group cannot be made.
         """
         self._remove_abandoned()
-        group = self.folder / f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
-        group.mkdir()
+        group = self._make()
         try:
             self._limit(group, memory_bytes)
             join = ("/bin/sh", "-c", _JOIN, str(group / "cgroup.procs"))
             yield Confined(command=join, kills=lambda: self._kills(group))
         finally:
             self._remove_patiently(group)
+
+    def _make(self) -> Path:
+        """A new group: a killed parent that had this very number may have left its own."""
+        while True:
+            group = self.folder / f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
+            with contextlib.suppress(FileExistsError):
+                group.mkdir()
+                return group
 
     def _limit(self, group: Path, memory_bytes: int) -> None:
         if self._version == 2:
@@ -150,7 +158,7 @@ class ControlGroup:
         """Removes the groups of parents that were killed; one with a process in it stays."""
         for group in self.folder.glob(f"{_PREFIX}*"):
             pid = group.name.removeprefix(_PREFIX).partition("-")[0]
-            if pid.isdigit() and not _runs(int(pid)):
+            if pid.isdigit() and not is_running(int(pid)):
                 with contextlib.suppress(OSError):
                     remove_group(group)
 
@@ -297,16 +305,6 @@ def _try(command: tuple[str, ...]) -> tuple[str, str]:
 def _has_swap(root: Path) -> bool:
     # The first line of the file is its heading.
     return len(_text(root / "proc/swaps").splitlines()) > 1
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def write_control(path: Path, value: int) -> None:

@@ -52,6 +52,19 @@ def available_memory_bytes(root: Path = _ROOT) -> int:
     return min([free, *(limit.free_bytes for limit in cgroup.memory_limits(root))])
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process of that number exists; where asking could harm it, yes."""
+    if sys.platform == "win32":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _linux_host(gpus: tuple[Gpu, ...], root: Path) -> Host:
     name, features = cpu.linux_cpu(root)
     logical = _logical_cores(root)

@@ -28,7 +28,6 @@ from ..units import format_duration
 from .ceiling import oom_kills
 from .host import detect_host
 from .limits import Confinement
-from .watch import Watch
 from .wire import (
     ENOUGH,
     MAX_LINE_BYTES,
@@ -69,6 +68,9 @@ def measure(
     further run is begun. Raises UsageError when the workload cannot be run under the options,
     WorkerError when the child dies or takes too long, and whatever the backend raised.
     """
+    # The child imports this package too, and has no use for what watches it.
+    from .watch import Watch
+
     plan = plan or Plan()
     asked = options or SessionOptions()
     # Before the child exists: its memory must not count as taken.

@@ -17,8 +17,9 @@ import contextlib
 import os
 import sys
 import time
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
@@ -237,8 +238,57 @@ def memory_source() -> MemorySource | Unavailable:
         )
 
 
-_Span = tuple[Phase, int, int, Footprint, Footprint]
-"""One occurrence of a phase: when it began and ended, and the process at both moments."""
+class _Tally:
+    """One phase over all its occurrences, of which only their times are kept apart.
+
+    Ten minutes of short repetitions are a hundred thousand of them, in the measured process.
+    """
+
+    def __init__(self) -> None:
+        self._times = array("q")
+        self._mark: int | None = None
+        self._resident = self._anonymous = self._file = self._faults = 0
+        self._read: int | None = 0
+        self._stalled: int | None = 0
+
+    def add(self, started_ns: int, ended_ns: int, before: Footprint, after: Footprint) -> None:
+        """Adds an occurrence; none begins before the last one ended."""
+        self._times.extend((started_ns, ended_ns))
+        self.see(after)
+        self._faults += max(0, after.major_faults - before.major_faults)
+        self._read = _grown(self._read, before.read_bytes, after.read_bytes)
+        self._stalled = _grown(self._stalled, before.stalled_ns, after.stalled_ns)
+
+    def holds(self, taken_ns: int) -> bool:
+        """Whether a moment lies within an occurrence: an odd number of boundaries came before."""
+        return bisect_right(self._times, taken_ns) % 2 == 1
+
+    def see(self, footprint: Footprint) -> None:
+        """Takes note of the process's size at one moment."""
+        if footprint.peak_bytes is not None:
+            self._mark = max(self._mark or 0, footprint.peak_bytes)
+        self._resident = max(self._resident, footprint.resident_bytes)
+        self._anonymous = max(self._anonymous, footprint.anonymous_bytes)
+        self._file = max(self._file, footprint.file_bytes)
+
+    def peak(self, phase: Phase) -> PhasePeak:
+        """The record of the phase."""
+        return PhasePeak(
+            phase=phase,
+            peak_bytes=self._resident if self._mark is None else self._mark,
+            anonymous_bytes=self._anonymous,
+            file_bytes=self._file,
+            major_faults=self._faults,
+            read_bytes=self._read,
+            stalled_ns=self._stalled,
+        )
+
+
+def _grown(total: int | None, before: int | None, after: int | None) -> int | None:
+    """A total and what a counter grew by; None once an end was not told."""
+    if total is None or before is None or after is None:
+        return None
+    return total + max(0, after - before)
 
 
 class PhaseMeter:
@@ -249,7 +299,7 @@ class PhaseMeter:
         self._baseline = source.read()
         self._open: tuple[Phase, int, bytes] | None = None
         self._raw: list[tuple[Phase, int, int, bytes, bytes]] = []
-        self._closed: list[_Span] = []
+        self._tallies: dict[Phase, _Tally] = {}
 
     def begin(self, phase: Phase) -> None:
         """Ends the open phase, if any, and begins another: about twenty microseconds on Linux."""
@@ -270,10 +320,9 @@ class PhaseMeter:
 
     def _parse(self) -> None:
         parse = self._source.parse
-        self._closed += (
-            (phase, started, ended, parse(before), parse(after))
-            for phase, started, ended, before, after in self._raw
-        )
+        for phase, started, ended, before, after in self._raw:
+            tally = self._tallies.setdefault(phase, _Tally())
+            tally.add(started, ended, parse(before), parse(after))
         self._raw.clear()
 
     def _close(self, now: int, raw: bytes) -> None:
@@ -285,47 +334,15 @@ class PhaseMeter:
     def memory(self, samples: Sequence[Sample], buffers: tuple[Buffer, ...]) -> Memory:
         """The record: one peak per phase, over all its occurrences."""
         self._parse()
-        taken = [s.taken_ns for s in samples]
-        sampled = [self._source.parse_sample(s.raw) for s in samples]
-        phases = []
-        for phase in _PHASES:
-            seen: list[Footprint] = []
-            spans: list[tuple[Footprint, Footprint]] = []
-            for name, started, ended, before, after in self._closed:
-                if name == phase:
-                    spans.append((before, after))
-                    first, end = bisect_left(taken, started), bisect_left(taken, ended)
-                    seen += [after, *sampled[first:end]]
-            if seen:
-                phases.append(_peak(phase, seen, spans))
+        for sample in samples:
+            for tally in self._tallies.values():
+                if tally.holds(sample.taken_ns):
+                    tally.see(self._source.parse_sample(sample.raw))
         return Memory(
             baseline_bytes=self._source.parse(self._baseline).resident_bytes,
-            phases=tuple(phases),
+            phases=tuple(
+                self._tallies[phase].peak(phase) for phase in _PHASES if phase in self._tallies
+            ),
             buffers=buffers,
             method=self._source.method,
         )
-
-
-def _peak(
-    phase: Phase, seen: Sequence[Footprint], spans: Sequence[tuple[Footprint, Footprint]]
-) -> PhasePeak:
-    marks = [f.peak_bytes for f in seen if f.peak_bytes is not None]
-    return PhasePeak(
-        phase=phase,
-        peak_bytes=max(marks or [f.resident_bytes for f in seen]),
-        anonymous_bytes=max(f.anonymous_bytes for f in seen),
-        file_bytes=max(f.file_bytes for f in seen),
-        major_faults=sum(max(0, b.major_faults - a.major_faults) for a, b in spans),
-        read_bytes=_grown((a.read_bytes, b.read_bytes) for a, b in spans),
-        stalled_ns=_grown((a.stalled_ns, b.stalled_ns) for a, b in spans),
-    )
-
-
-def _grown(spans: Iterable[tuple[int | None, int | None]]) -> int | None:
-    """By how much a counter grew in all spans together; None where one end was not told."""
-    total = 0
-    for before, after in spans:
-        if before is None or after is None:
-            return None
-        total += max(0, after - before)
-    return total

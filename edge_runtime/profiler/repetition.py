@@ -40,15 +40,15 @@ def stop_reason(
         # No interval: the rates of a device that heats up are no sample of one rate.
         kept_up = format_duration(plan.sustain_s)
         return f"after {runs}, kept up for {kept_up}" if elapsed_s >= plan.sustain_s else None
+    spent = elapsed_s + run_s > plan.budget_s
+    if lacking_s > 0 and not spent:
+        return None
     interval = statistics.confidence_interval(rates)
     spread = (
         f"the interval is within {interval.relative_half_width:.1%}"
         if interval is not None
         else f"a single {counted} has no interval"
     )
-    spent = elapsed_s + run_s > plan.budget_s
-    if lacking_s > 0 and not spent:
-        return None
     if (
         interval is not None
         and len(rates) >= plan.min_runs

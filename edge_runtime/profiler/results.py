@@ -71,7 +71,8 @@ def read_results(path: Path, *, repair: bool = True) -> tuple[Measurement | Cell
             records.append(read_record(json.loads(line)))
         except (ValueError, RecursionError):
             raise FormatError(
-                f"Line {number} of {path} is no JSON.", way_out="Save to another file: --save NEW"
+                f"Line {number} of {path} is no JSON.",
+                way_out="Give a file that edge profile --save wrote, or save to a new one.",
             ) from None
         except FormatError as error:
             raise FormatError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -45,8 +46,9 @@ class Ticker:
         self._jitter = random.Random(seed)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edge-ticker", daemon=True)
-        self._samples: list[tuple[int, bytes]] = []
-        self._late_ns: list[int] = []
+        self._taken_ns = array("q")
+        self._raw: list[bytes] = []
+        self._late_ns = array("q")
         self._cpu_ns = 0
         self._wall_ns = 0
         self.failure: str | None = None
@@ -70,7 +72,9 @@ class Ticker:
     @property
     def samples(self) -> tuple[Sample, ...]:
         """All readings in order; complete once the context is left."""
-        return tuple(Sample(taken_ns=t, raw=raw) for t, raw in self._samples)
+        return tuple(
+            Sample(taken_ns=t, raw=raw) for t, raw in zip(self._taken_ns, self._raw, strict=False)
+        )
 
     @property
     def lateness_p90_ns(self) -> int | None:
@@ -95,7 +99,8 @@ class Ticker:
                     break
                 now = clock()
                 self._late_ns.append(max(0, now - due))
-                self._samples.append((now, self._read()))
+                self._raw.append(self._read())
+                self._taken_ns.append(now)
                 # Ticks already missed are dropped, never caught up on: a burst would disturb.
                 tick = max(tick + 1, (now - start) // period_ns)
         except OSError as error:

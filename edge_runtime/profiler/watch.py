@@ -94,7 +94,7 @@ class Watch:
         needed = max((s.info.window_s for s in sensors if s.info.id in self._headline), default=0.0)
         if self._why_not is not None:
             needed = METER_WINDOW_S if self._plan.idle_s else 0.0
-        return needed if needed <= self._plan.budget_s else 0.0
+        return needed if self._plan.extend and needed <= self._plan.budget_s else 0.0
 
     @property
     def timeout_s(self) -> float:

@@ -43,7 +43,8 @@ class Plan:
     `settle_s` is how long the device may be left to cool before anything else, `idle_s` how long it
     is watched with no model loaded, once before and once after: what the model adds can only be
     told from energy against these. `sustain_s` keeps the repetitions up for so long, whatever the
-    interval and the budget say, for the rate a device holds once it is hot.
+    interval and the budget say, for the rate a device holds once it is hot. `extend` allows more
+    repetitions than `max_runs`, within the budget, where an energy sensor needs them.
     """
 
     warmups: int = 1
@@ -59,6 +60,7 @@ class Plan:
     settle_s: float = 0.0
     idle_s: float = 0.0
     sustain_s: float | None = None
+    extend: bool = True
 
     def __post_init__(self) -> None:
         """Refuses a plan that could never end or never begin (UsageError)."""

@@ -24,7 +24,7 @@ from ..units import (
 )
 from ..verdict import VerdictKind
 from .emulated import emulated_words
-from .energy import three_digits, unavailable_words
+from .energy import short_source, three_digits, unavailable_words
 from .plain import plain
 
 _STYLE = {
@@ -150,6 +150,8 @@ def _table(rows: Sequence[Row]) -> Table:
 def _rate(rate: Interval | Unavailable) -> str:
     if isinstance(rate, Unavailable):
         return "-"
+    if rate.is_hopeless:
+        return f"{format_rate(rate.value)} (too noisy)"
     return f"{format_rate(rate.value)} ({format_rate(rate.low)}-{format_rate(rate.high)})"
 
 
@@ -198,7 +200,9 @@ def _energy(report: CheckReport) -> str:
     """What measured the column of energies, or the one reason why there is none."""
     known = [row.energy for row in report.rows if isinstance(row.energy, RowEnergy)]
     if known:
-        sources = dict.fromkeys(f"{one.basis.lower()} by {one.source}" for one in known)
+        sources = dict.fromkeys(
+            f"{one.basis.lower()} by {short_source(one.source)}" for one in known
+        )
         return f"gross, {', '.join(sources)}; net of idling: edge profile --idle 30s"
     for measurement in report.measurements:
         used = consumption(measurement)
@@ -224,10 +228,11 @@ def _row_details(row: Row) -> RenderableType:
         f"process {format_bytes(memory.process_bytes)}"
     )
     if memory.headroom_bytes is not None and memory.available_bytes is not None:
-        parts += (
-            f"; {format_bytes(memory.headroom_bytes)} of "
-            f"{format_bytes(memory.available_bytes)} stays free"
-        )
+        free = format_bytes(memory.available_bytes)
+        if memory.headroom_bytes < 0:
+            parts += f"; {format_bytes(-memory.headroom_bytes)} more than the {free} free"
+        else:
+            parts += f"; {format_bytes(memory.headroom_bytes)} of {free} stays free"
     lines.append(parts)
     if verdict.itl_p90_s is not None:
         lines.append(

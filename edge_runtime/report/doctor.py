@@ -12,6 +12,8 @@ from ..basis import Unavailable
 from ..measurement import BandwidthReading, Host
 from .check import render_host
 
+_NAME_WIDTH = 36
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
@@ -47,7 +49,9 @@ def render_doctor(diagnosis: Diagnosis) -> RenderableType:
     """The whole page."""
     table = Table(box=None, padding=(0, 1), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
-    table.add_column(style="bold", no_wrap=True)
+    # A sum of a board's rails has a long name, which must not leave the words no room.
+    width = min(max((len(finding.name) for finding in diagnosis.findings), default=0), _NAME_WIDTH)
+    table.add_column(style="bold", min_width=width, max_width=width, overflow="fold")
     table.add_column()
     following = (*(_remedy(finding) for finding in diagnosis.findings[1:]), "")
     for finding, next_remedy in zip(diagnosis.findings, following, strict=True):

@@ -6,6 +6,7 @@ What is not known is `unavailable` with its reason; never a bare number and neve
 from __future__ import annotations
 
 import math
+import textwrap
 
 from ..basis import Basis, Unavailable
 from ..consumption import Consumption, consumption
@@ -62,8 +63,17 @@ def consumption_words(used: Consumption | Unavailable) -> str:
         why = [phase for phase, _ in phases if isinstance(phase, Unavailable)]
         words = unavailable_words(why[0] if why else Unavailable(reason="nothing ran"))
         return "; ".join((words, *_inside(used)))
-    said = "; ".join(phase_words(phase, unit) for phase, unit in phases)
+    reasons = {p.net_j.reason if isinstance(p.net_j, Unavailable) else "" for p in known}
     times = " and ".join(_seconds(phase.window_s) for phase in known)
+    if len(known) == len(phases) > len(reasons) and (why_no_net := max(reasons)):
+        # One reason for all of them is said once.
+        gross = ", ".join(
+            _with_error(p.gross_j_per_token, f" {u} gross")
+            for p, u in zip(known, (unit for _, unit in phases), strict=True)
+        )
+        said = f"{gross}, net withheld: {why_no_net}"
+    else:
+        said = "; ".join(phase_words(phase, unit) for phase, unit in phases)
     return f"{said} ({source_words(used)}, {times})"
 
 
@@ -85,16 +95,29 @@ def unavailable_words(why: Unavailable) -> str:
     return f"unavailable ({why.reason})"
 
 
+def _and_remedy(why: Unavailable) -> str:
+    return f"{unavailable_words(why)}. {why.remedy}" if why.remedy else unavailable_words(why)
+
+
 def source_words(used: Consumption) -> str:
     """What the figures rest on: `measured: battery BAT0, whole device`."""
-    scope = SCOPE_WORDS[used.scope]
+    scope, source = SCOPE_WORDS[used.scope], short_source(used.source)
     if used.basis is Basis.MEASURED:
-        return f"measured: {used.source}, {scope}"
-    return f"estimated by {used.formula}: {used.source}, {scope}"
+        return f"measured: {source}, {scope}"
+    return f"estimated by {used.formula}: {source}, {scope}"
+
+
+def short_source(source: str) -> str:
+    """Several sources of one kind with the kind said once: `RAPL a + RAPL b (powercap)`."""
+    *others, last = source.split(" + ")
+    kind = last[last.index(" (") :] if " (" in last else ""
+    if not kind or not all(one.endswith(kind) for one in others):
+        return source
+    return " + ".join((*(one.removesuffix(kind) for one in others), last))
 
 
 def phase_words(phase: PhaseEnergy | Unavailable, unit: str) -> str:
-    """`1.9 J/token net, 2.6 gross +/- 0.1`, or why one of the two is missing."""
+    """`1.9 J/token net, 2.6 gross ± 0.1`, or why one of the two is missing."""
     if isinstance(phase, Unavailable):
         return f"{unit} {unavailable_words(phase)}"
     gross, net = phase.gross_j_per_token, phase.net_j_per_token
@@ -104,14 +127,18 @@ def phase_words(phase: PhaseEnergy | Unavailable, unit: str) -> str:
 
 
 def _with_error(interval: Interval, unit: str) -> str:
-    """`2.6 gross +/- 0.1`, or by its bounds where it is wide."""
-    value = _like(interval.value, interval)
+    """`2.6 gross ± 0.1`, or by its bounds where it is wide."""
+    if interval.is_hopeless:
+        return f"{_digits(interval.value, 2)}{unit} (too noisy)"
     half = (interval.high - interval.low) / 2
     if half > _SYMMETRIC_LIMIT * interval.value:
-        low, high = _like(interval.low, interval), _like(interval.high, interval)
+        low, value, high = (
+            _digits(bound, 2) for bound in (interval.low, interval.value, interval.high)
+        )
         return f"{value}{unit} ({low} to {high})"
     # Never surer than the last digit that is shown.
-    return f"{value}{unit} +/- {_like(max(half, 10.0 ** -_decimals(interval)), interval)}"
+    error = max(half, 10.0 ** -_decimals(interval))
+    return f"{_like(interval.value, interval)}{unit} ± {_like(error, interval)}"
 
 
 def _decimals(interval: Interval) -> int:
@@ -130,27 +157,47 @@ def _like(value: float, interval: Interval) -> str:
 
 def figure(interval: Interval) -> str:
     """A positive figure in three digits with the bounds of its 95 % interval."""
+    if interval.is_hopeless:
+        return f"{three_digits(interval.value)} (too noisy)"
     low, value, high = map(three_digits, (interval.low, interval.value, interval.high))
     return f"{value} ({low} to {high})"
 
 
 def three_digits(value: float) -> str:
     """A positive number in three significant digits, without an exponent."""
-    return f"{value:.{max(2 - math.floor(math.log10(value)), 0)}f}"
+    return _digits(value, 3)
+
+
+def _digits(value: float, count: int) -> str:
+    """A positive number in so many significant digits, without an exponent."""
+    return f"{value:.{max(count - 1 - math.floor(math.log10(value)), 0)}f}"
 
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 1000 else format_duration(seconds)
 
 
-def render_energy(report: EnergyReport) -> str:
-    """The page of `edge energy`: what each measurement consumed, then what each model costs."""
+def render_energy(report: EnergyReport, width: int = 0) -> str:
+    """The page of `edge energy`: what each measurement consumed, then what each model costs.
+
+    Lines are wrapped below their own words to a `width`, where one is given.
+    """
     lines: list[str] = []
     for record in report.records:
         lines += [*_record_lines(record), ""]
     for use in report.models:
         lines += [*_use_lines(use, report.scenario), ""]
-    return "\n".join(plain(line) for line in lines)
+    return "\n".join(_wrapped(plain(line), width) for line in lines)
+
+
+def _wrapped(line: str, width: int) -> str:
+    indent = " " * (_LABEL_WIDTH + 2)
+    if len(line) <= width or width < 3 * len(indent):
+        return line
+    parts = textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(parts)
 
 
 def _line(label: str, words: str) -> str:
@@ -169,7 +216,7 @@ def _record_lines(one: EnergyRecord) -> list[str]:
         if isinstance(phase, PhaseEnergy):
             lines.append(_line(label, _joules(phase)))
         elif phase is not None:
-            lines.append(_line(label, f"{unavailable_words(phase)} {phase.remedy}".rstrip()))
+            lines.append(_line(label, _and_remedy(phase)))
     if isinstance(used.load, Unavailable):
         lines.append(_line("load", unavailable_words(used.load)))
     elif used.load is not None:
@@ -204,26 +251,33 @@ def _part_words(joules: float | Unavailable, per_token: float | None) -> str:
 
 def _joules(phase: PhaseEnergy) -> str:
     gross = _with_error(phase.gross_j_per_token.scaled(phase.tokens), " J gross")
-    net = (
-        f"{three_digits(phase.net_j)} J net" if isinstance(phase.net_j, float)
-        else f"net withheld: {phase.net_j.reason}"
-    )  # fmt: skip
-    return (
-        f"{gross}, {net}; {phase.tokens} tokens in {phase.repetitions} repetitions,"
-        f" {_seconds(phase.window_s)}, {phase.samples} samples, {three_digits(phase.power_w)} W"
-    )
+    # Why there is no net stands above, in the line of the whole record.
+    net = f"{three_digits(phase.net_j)} J net" if isinstance(phase.net_j, float) else "net withheld"
+    count = f"{_many(phase.tokens, 'token')} in {_many(phase.repetitions, 'repetition')}"
+    # An estimate rests on no sample.
+    samples = f" {_many(phase.samples, 'sample')}," if phase.samples else ""
+    time, power = _seconds(phase.window_s), three_digits(phase.power_w)
+    return f"{gross}, {net}; {count}, {time},{samples} {power} W"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _use_lines(use: EnergyUse, scenario: Scenario) -> list[str]:
     scope = f", {SCOPE_WORDS[use.scope]}" if use.scope else ""
-    basis = f"{use.basis.lower()}: {use.source}{scope}" if use.basis else "nothing measured"
+    basis = (
+        f"{use.basis.lower()}: {short_source(use.source)}{scope}"
+        if use.basis
+        else "nothing measured"
+    )
     reasons = {
         value.reason if isinstance(value, Unavailable) else None
         for value in (use.generated_j_per_token, use.prompt_j_per_token, use.chat)
     }
     if len(reasons) == 1 and None not in reasons and isinstance(use.chat, Unavailable):
         lines = [f"{use.artifact.name} {use.artifact.level}"]
-        lines.append(_line("energy:", f"{unavailable_words(use.chat)} {use.chat.remedy}".rstrip()))
+        lines.append(_line("energy:", _and_remedy(use.chat)))
         return lines
     at_least, at_most = ("at least ", "at most ") if use.partial else ("", "")
     lines = [f"{use.artifact.name} {use.artifact.level} ({basis})"]
@@ -234,12 +288,12 @@ def _use_lines(use: EnergyUse, scenario: Scenario) -> list[str]:
         ("battery", use.battery_percent, f"{at_least}{{}} % of {{}} Wh per 1000 generated tokens"),
     ):
         if isinstance(value, Unavailable):
-            lines.append(_line(label, f"{unavailable_words(value)} {value.remedy}".rstrip()))
+            lines.append(_line(label, _and_remedy(value)))
         else:
             lines.append(_line(label, words.format(figure(value), f"{use.battery_wh or 0:g}")))
     chat = use.chat
     if isinstance(chat, Unavailable):
-        lines.append(_line("chat", f"{unavailable_words(chat)} {chat.remedy}".rstrip()))
+        lines.append(_line("chat", _and_remedy(chat)))
     else:
         lines.append(
             _line(

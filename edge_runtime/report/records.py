@@ -24,11 +24,9 @@ from .emulated import record_emulated_words
 from .energy import energy_words, has_figures
 from .placement import placement_words
 from .rows import COLUMNS, Record, Value, error_words, options_of, row
-from .sustained import heat_words
+from .sustained import SYMMETRIC_LIMIT, heat_words
 
 SQL_TABLE = "edge_measurements"
-SYMMETRIC_LIMIT = 0.1
-"""A rate's interval is lopsided when it is wide: beyond this half-width both bounds are shown."""
 
 
 class RecordWriter(Protocol):
@@ -86,6 +84,36 @@ class _Markdown:
         self._stream.write("| " + " | ".join(padded) + " |\n")
 
 
+class BelowRow:
+    """What stands below a row of text: heat, energy, remarks; why there is no energy once, last."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._no_energy: dict[str, None] = {}
+
+    def write(self, record: Record) -> None:
+        """Says what there is to say of one record and flushes."""
+        if isinstance(record, Measurement):
+            remarks = _said(record)
+            for words in heat_words(record):
+                self._stream.write(f"    {plain(words)}\n")
+            if has_figures(record):
+                self._stream.write(f"    energy: {plain(energy_words(record))}\n")
+            else:
+                self._no_energy[energy_words(record)] = None
+        else:
+            remarks = (error_words(record),)
+        for remark in remarks:
+            self._stream.write(f"    ! {plain(remark)}\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Says why some records have no energy and flushes."""
+        for words in self._no_energy:
+            self._stream.write(f"\nenergy: {plain(words)}\n")
+        self._stream.flush()
+
+
 class _Text:
     """Narrow enough for a terminal: a heading for each set of options, flags below the row."""
 
@@ -97,7 +125,7 @@ class _Text:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._heading = ""
-        self._energy: dict[str, None] = {}
+        self._below = BelowRow(stream)
 
     def write(self, record: Record) -> None:
         heading = plain(_heading(record))
@@ -106,24 +134,10 @@ class _Text:
             self._line(tuple(title for title, _ in self._COLUMNS))
             self._heading = heading
         self._line(tuple(MARKDOWN_COLUMNS[title][0](record) for title, _ in self._COLUMNS))
-        if isinstance(record, Measurement):
-            remarks = _said(record)
-            for words in heat_words(record):
-                self._stream.write(f"    {plain(words)}\n")
-            if has_figures(record):
-                self._stream.write(f"    energy: {plain(energy_words(record))}\n")
-            else:
-                self._energy[energy_words(record)] = None
-        else:
-            remarks = (error_words(record),)
-        for remark in remarks:
-            self._stream.write(f"    ! {plain(remark)}\n")
-        self._stream.flush()
+        self._below.write(record)
 
     def close(self) -> None:
-        for words in self._energy:
-            self._stream.write(f"\nenergy: {plain(words)}\n")
-        self._stream.flush()
+        self._below.close()
 
     def _line(self, cells: tuple[str, ...]) -> None:
         sizes = (width for _, width in self._COLUMNS)
@@ -280,6 +294,8 @@ def _rate(record: Record) -> str:
         return "too few tokens"
     if len(record.runs) == 1:
         return f"{format_rate(rate.value)} (1 run)"
+    if rate.is_hopeless:
+        return f"{format_rate(rate.value)} (too noisy)"
     if rate.relative_half_width > SYMMETRIC_LIMIT:
         low, high = format_rate(rate.low), format_rate(rate.high)
         return f"{format_rate(rate.value)} ({low}-{high})"
@@ -341,10 +357,10 @@ def _said(measurement: Measurement) -> tuple[str, ...]:
     """What disturbed a measurement, its notes, and where nodes ran when not all in one place."""
     placed = measurement.engine.placement
     split = (f"nodes: {placement_words(placed)}",) if len(placed) > 1 else ()
-    return (*measurement.noise.flags, *paging_words(measurement), *measurement.notes, *split)
+    return (*measurement.noise.flags, *_paging_words(measurement), *measurement.notes, *split)
 
 
-def paging_words(measurement: Measurement) -> tuple[str, ...]:
+def _paging_words(measurement: Measurement) -> tuple[str, ...]:
     """That the model did not fit while it decoded, where it did not."""
     paging = paging_of(measurement)
     return (f"memory: {paging.words}",) if paging else ()

@@ -14,10 +14,9 @@ from typing import TextIO
 from ..measurement import CellFailure, Measurement
 from ..memory import Memory
 from ..units import NS_PER_S, format_bytes
-from .energy import energy_words, has_figures, joules_per_token
-from .records import MARKDOWN_COLUMNS, latencies, option_words, paging_words, plain
-from .rows import Record, error_words, options_of
-from .sustained import heat_words
+from .energy import has_figures, joules_per_token
+from .records import MARKDOWN_COLUMNS, BelowRow, latencies, option_words, plain
+from .rows import Record, options_of
 
 _USUAL_WIDTH = 120
 _LONGEST_NAME = 28
@@ -111,7 +110,7 @@ class SideBySide:
         self._stream = stream
         self._columns: tuple[_Column, ...] = ()
         self._heading: list[str] = []
-        self._energy: dict[str, None] = {}
+        self._below = BelowRow(stream)
 
     def write(self, record: Record) -> None:
         """Shows one record and flushes."""
@@ -125,25 +124,11 @@ class SideBySide:
             self._line(tuple(column.title for column in self._columns))
             self._heading = [threads, *others]
         self._line(tuple(column.words(record) for column in self._columns))
-        if isinstance(record, Measurement):
-            remarks = (*record.noise.flags, *paging_words(record), *record.notes)
-            for words in heat_words(record):
-                self._stream.write(f"    {plain(words)}\n")
-            if has_figures(record):
-                self._stream.write(f"    energy: {plain(energy_words(record))}\n")
-            else:
-                self._energy[energy_words(record)] = None
-        else:
-            remarks = (error_words(record),)
-        for remark in remarks:
-            self._stream.write(f"    ! {plain(remark)}\n")
-        self._stream.flush()
+        self._below.write(record)
 
     def close(self) -> None:
         """Ends the table; the stream stays open."""
-        for words in self._energy:
-            self._stream.write(f"\nenergy: {plain(words)}\n")
-        self._stream.flush()
+        self._below.close()
 
     def _line(self, cells: tuple[str, ...]) -> None:
         shown = []

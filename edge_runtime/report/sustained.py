@@ -12,12 +12,12 @@ from ..basis import Unavailable
 from ..heat import ThrottleEvent
 from ..measurement import Measurement
 from ..statistics import Interval
-from ..sustained import Sustained, Warming, sustained, throttle_during, warming
+from ..sustained import Sustained, Warming, sustained, throttle_during, timed_span, warming
 from ..timeline import Series
 from ..units import NS_PER_S, format_duration, format_rate
 
-_SYMMETRIC_LIMIT = 0.1
-"""A rate's interval is lopsided when it is wide: beyond this half-width both bounds are shown."""
+SYMMETRIC_LIMIT = 0.1
+"""An interval is lopsided when it is wide: beyond this half-width both bounds are shown."""
 _CURVE_POINTS = 30
 _CURVE = "▁▂▃▄▅▆▇█"
 
@@ -58,8 +58,10 @@ def _rates(found: Sustained) -> str:
 
 
 def _steady(rate: Interval) -> str:
-    if rate.relative_half_width > _SYMMETRIC_LIMIT:
-        return f"{format_rate(rate.value)}, {format_rate(rate.low)} to {format_rate(rate.high)},"
+    if rate.is_hopeless:
+        return f"{format_rate(rate.value)} (too noisy)"
+    if rate.relative_half_width > SYMMETRIC_LIMIT:
+        return f"{format_rate(rate.value)} ({format_rate(rate.low)} to {format_rate(rate.high)})"
     return f"{rate.value:.2f} ± {(rate.high - rate.low) / 2:.2f}"
 
 
@@ -79,17 +81,17 @@ def _warming(warmed: Warming) -> str:
     if warmed.highest_celsius > max(warmed.start_celsius, warmed.end_celsius):
         words += f", at most {warmed.highest_celsius:.1f} °C"
     if warmed.trip_celsius is not None:
-        words += f" (slowed down from {warmed.trip_celsius:.0f} °C)"
+        words += f" (slows down from {warmed.trip_celsius:.0f} °C)"
     return words
 
 
 def _clock(clock: Series, measurement: Measurement) -> tuple[str, ...]:
     """The mean clock of the processors at both ends of the timed runs."""
-    begun, ended = measurement.runs[0].started_ns, measurement.runs[-1].token_ns[-1:]
+    begun, ended = timed_span(measurement) or (0, 0)
     seen = [
         value
         for stamp, value in zip(clock.stamps_ns, clock.values, strict=False)
-        if ended and begun <= stamp <= ended[0]
+        if begun <= stamp <= ended
     ]
     if not seen:
         return ()

@@ -145,7 +145,7 @@ def test_without_a_model_the_catalogue_is_projected(
         (("smollm2-135m", 1), ("qwen3-0.6b", 1), ("llama-3.2-1b", 1)),
     )
     pace(monkeypatch, step_ms=4)
-    code, out, err = edge("check", "--backend", "fake", "--budget", "20s", "--json", "-c", "2048")
+    code, out, err = edge("check", "--backend", "fake", "--budget", "9s", "--json", "-c", "2048")
     report = json.loads(out)
     kinds = {row["verdict"]["kind"] for row in report["rows"]}
     assert code == (0 if "VIABLE" in kinds else 3 if "BORDERLINE" in kinds else 1), err
@@ -194,6 +194,7 @@ def test_too_little_memory_is_the_stated_cause(
         return dataclasses.replace(real(**given), ram_available_bytes=8 * 1024**2)
 
     monkeypatch.setattr(profiler, "detect_host", poor)
+    pace(monkeypatch, step_ms=2, prefill_ns_per_token=10_000)
     code, out, _ = edge("check", config, "--backend", "fake", "-l", "Q8_0", "-c", "8192")
     assert code == 1
     assert "memory: needs" in out
@@ -376,8 +377,13 @@ def test_hostile_configs_get_a_sentence(edge: Edge, tmp_path: Path, text: str) -
 
 
 def test_a_model_made_for_less_context_is_judged_at_its_own_and_says_so(
-    edge: Edge, config: Path, tiny_model_dir: Path, tmp_path: Path
+    edge: Edge,
+    config: Path,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    pace(monkeypatch, step_ms=2, prefill_ns_per_token=10_000)
     note = "judged at 1024 tokens of context, all it was made for, not at 4096"
     quantize.convert(tiny_model_dir, tmp_path / "tiny", level="onnx:int4")
     code, out, err = edge("check", tmp_path / "tiny", "--backend", "fake", "--budget", "1s")

@@ -35,7 +35,7 @@ def test_what_can_be_read_is_shown_with_its_limit(
         devices__system__cpu__cpu0__cpufreq__cpuinfo_max_freq="2400000",
     )
     assert said == {
-        "temperatures": "cpu-thermal 48.3 °C (slowed down from 80 °C)",
+        "temperatures": "cpu-thermal 48.3 °C (slows down from 80 °C)",
         "CPU frequency": "1.50 of 2.40 GHz now",
         "throttling": "observable; now: at work to cool: thermal-cpufreq-0 (cooling_device0)",
     }

@@ -22,6 +22,7 @@ import pytest
 import sensor_trees
 
 from benchmarks.sensor_tree import SensorTree, steady
+from edge_runtime.basis import Unavailable
 from edge_runtime.measurement import Measurement, read_record
 
 Edge = Callable[..., tuple[int, str, str]]
@@ -142,8 +143,8 @@ def test_joules_are_what_a_hand_computes(
 ) -> None:
     kept = tmp_path / "runs.jsonl"
     code, out, err = edge(
-        "profile", random_gguf, "-p", "0", "-n", "16", "-r", "3", "--idle", "1200ms", *FAKE,
-        "-o", "csv", "--save", kept,
+        "profile", random_gguf, "-p", "0", "-n", "16", "--precision", "1", "--idle", "1200ms",
+        *FAKE, "-o", "csv", "--save", kept,
     )  # fmt: skip
     assert code == 0, err
     row = next(csv.DictReader(io.StringIO(out)))
@@ -284,19 +285,45 @@ def test_a_log_that_does_not_overlap_gives_a_reason_and_exit_0(
         ("\x00\x01\x02\n", ""),
     ],
 )
-def test_a_file_that_is_no_log_is_refused_in_one_sentence(
+def test_a_file_that_is_no_log_is_a_reason_and_never_joules(
     edge: Edge, plain_run: Path, tmp_path: Path, content: str, words: str
 ) -> None:
     log = tmp_path / "broken.csv"
     log.write_text(content, "utf-8")
     saved = tmp_path / "new.jsonl"
-    code, out, err = edge("energy", plain_run, "--meter", log, "--save", saved)
-    assert code in (2, 4)
-    assert out == ""
+    code, out, err = edge("energy", plain_run, "--meter", log, "--save", saved, "--json")
+    assert code == 0
+    assert "meter log unavailable" in err
     assert "broken.csv" in err
     assert words in err
     assert "Traceback" not in err
-    assert not saved.exists()
+    assert not NEVER.search(out)
+    for record in records_of(saved):
+        assert isinstance(record.energy, Unavailable)
+        assert words in record.energy.reason
+        assert record.refusals[0].name == "meter log"
+
+
+def test_a_log_of_its_own_time_is_told_when_it_began(
+    edge: Edge, plain_run: Path, tmp_path: Path
+) -> None:
+    record = records_of(plain_run)[0]
+    lines = meter_log(record, 6.0).splitlines()
+    first = float(lines[1].split(",")[0])
+    rows = [line.split(",", 1) for line in lines[1:]]
+    log = tmp_path / "own.csv"
+    log.write_text(
+        "\n".join([lines[0], *(f"{float(t) - first:.3f},{rest}" for t, rest in rows)]), "utf-8"
+    )
+    code, _, err = edge("energy", plain_run, "--meter", log)
+    assert code == 0
+    assert "--meter-start" in err
+    code, out, err = edge("energy", plain_run, "--meter", log, "--meter-start", first, "--json")
+    assert code == 0, err
+    assert "MEASURED" in out
+    code, out, err = edge("energy", plain_run, "--meter", log, "--meter-start", "teatime")
+    assert code == 2
+    assert "--meter-start" in err
 
 
 # Estimates

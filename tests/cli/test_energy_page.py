@@ -18,6 +18,8 @@ import pytest
 from edge_runtime.measurement import Measurement, read_record
 
 PAGE = Path(__file__).parents[2] / "docs" / "energy.md"
+PACE = {"step_ns": 20_000_000, "prefill_ns_per_token": 5_000_000}
+"""A few runs fill what a meter resolves; without these it would be a hundred thousand."""
 SHORT = {"--idle": "300ms", "--sustain": "1s", "--cool-down": "200ms"}
 
 Edge = Callable[..., tuple[int, str, str]]
@@ -39,10 +41,11 @@ def commands() -> list[list[str]]:
                 if option in words:
                     words[words.index(option) + 1] = short
             if words[1] == "profile":
-                words += ["--backend", "fake"]
+                words += ["--backend", "fake", "--warmups", "0", "-n", "16"]
+                words += ["-p", "64" if "--idle" in words else "0"]
                 words += [] if "--sustain" in words else ["-r", "1"]
             if words[1] == "check":
-                words += ["--budget", "2s"]
+                words += ["--backend", "fake", "--budget", "2s"]
             found.append(words[1:])
     return found
 
@@ -63,7 +66,7 @@ def meter_log(results: Path, log: Path, watts: float) -> None:
 def test_the_commands_run_one_after_another(
     edge: Edge, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EDGE_RUNTIME_FAKE", json.dumps({"step_ns": 1_000_000}))
+    monkeypatch.setenv("EDGE_RUNTIME_FAKE", json.dumps(PACE))
     (tmp_path / "model.gguf").symlink_to(tiny_gguf)
     typed = commands()
     assert {words[0] for words in typed} == {"profile", "energy", "check"}

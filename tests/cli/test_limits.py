@@ -118,6 +118,27 @@ def test_a_cell_that_does_not_fit_fails_with_its_limit_and_the_sweep_goes_on(
     assert "ceiling of 512 MiB" in failed.fact
 
 
+@pytest.mark.parametrize(("ceiling_mib", "code_expected"), [(64, 1), (1024, 4)])
+def test_a_check_of_one_file_that_met_the_ceiling_is_a_verdict_where_its_sizes_agree(
+    edge: Edge,
+    random_gguf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ceiling_mib: int,
+    code_expected: int,
+) -> None:
+    if isinstance(ceiling.best_means(), Unavailable):
+        pytest.skip("no memory ceiling can be held here")
+    monkeypatch.setenv("EDGE_RUNTIME_FAKE", json.dumps({"crash": "memory", "crash_after": 1}))
+    code, out, err = edge(
+        "check", random_gguf, "--backend", "fake", "-c", "256", "-p", "64", "--budget", "4s",
+        "--limit-memory", f"{ceiling_mib}MiB", "--json",
+    )  # fmt: skip
+    assert code == code_expected, err
+    report = json.loads(out)
+    assert f"ceiling of {ceiling_mib}" in report["failures"][0] or ceiling_mib == 1024
+    assert report["recommendation"].startswith("Nothing")
+
+
 def test_a_check_judges_the_small_device(edge: Edge, random_gguf: Path) -> None:
     before = os.sched_getaffinity(0)
     code, out, err = edge(

@@ -94,21 +94,24 @@ def test_the_table_says_what_was_held_and_what_could_be_seen(
     assert "pp8" in done.stdout
     assert "tg16" in done.stdout
     assert "steady " in done.stdout
-    assert "cpu-thermal: 41.5 -> 41.5 °C (slowed down from 85 °C)" in done.stdout
+    assert "cpu-thermal: 41.5 -> 41.5 °C (slows down from 85 °C)" in done.stdout
     assert "throttle: observable, none seen" in done.stdout
     assert "start: cool, cpu-thermal at 41.5 °C" in done.stdout
 
 
 def test_any_measurement_records_how_warm_it_began(random_gguf: Path, tmp_path: Path) -> None:
-    done = edge(str(random_gguf), *FAKE, "-p", "0", "-r", "2", "-o", "jsonl", root=board(tmp_path))
+    kept = tmp_path / "runs.jsonl"
+    done = edge(
+        str(random_gguf), *FAKE, "-p", "0", "-r", "2", "-o", "csv", "--save", str(kept),
+        root=board(tmp_path),
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (record,) = measured(done.stdout)
+    (record,) = measured(kept.read_text("utf-8"))
     assert record.heat is not None
     assert record.heat.start.kind == "cool"
     assert record.heat.throttle == ()
     assert record.heat.zones[0].trip_celsius == 85.0
-    flat = edge(str(random_gguf), *FAKE, "-p", "0", "-r", "2", "-o", "csv", root=tmp_path)
-    (row,) = csv.DictReader(io.StringIO(flat.stdout))
+    (row,) = csv.DictReader(io.StringIO(done.stdout))
     assert (row["temperature_start_c"], row["throttled"]) == ("41.5", "False")
     assert row["steady_tokens_per_s"] == row["time_to_throttle_s"] == ""
 
@@ -162,13 +165,13 @@ def test_ctrl_c_ends_a_sustained_cell_early_and_keeps_it(random_gguf: Path, tmp_
 
 @pytest.mark.engine
 def test_the_shipped_model_is_sustained_for_real() -> None:
-    done = edge("--sustain", "6s", "-n", "32", "--warmups", "1", "-o", "jsonl")
+    done = edge("--sustain", "3s", "-n", "32", "--warmups", "1", "-o", "jsonl")
     assert done.returncode == 0, done.stderr
     (record,) = measured(done.stdout)
     assert record.workload.name == "tg32"
     result = sustained(record)
     assert isinstance(result, Sustained)
     assert len(result.series) == 60
-    assert result.duration_s > 5
+    assert result.duration_s > 2.5
     assert result.steady_tokens_per_s.value > 0
-    assert 1.5 < result.steady_s < 3.5
+    assert 0.75 < result.steady_s < 1.75

@@ -126,6 +126,21 @@ def test_a_row_that_could_not_be_measured_stays_with_its_reason() -> None:
     assert shown.exit_code == 4
 
 
+def test_what_does_not_fit_is_said_though_nothing_was_timed() -> None:
+    small = dataclasses.replace(evidence("m", "Q4_0", 30.0).memory, available_bytes=GIB // 2)
+    listed = rows(
+        dataclasses.replace(
+            evidence("m", "Q4_0", 30.0),
+            decode_tokens_per_s=Unavailable(reason="it does not fit", remedy=""),
+            memory=small,
+        )
+    )
+    shown = report(listed)
+    assert shown.exit_code == 1
+    assert shown.recommendation.startswith("Nothing fits; nearest is m at Q4_0: memory: needs 1")
+    assert "512 MiB more than the 512 MiB free" in page(shown, 200)
+
+
 @pytest.mark.parametrize("listed", [many(), rows(evidence("a", "Q8_0", 30))])
 def test_the_document_reads_back(listed: tuple[Row, ...]) -> None:
     original = report(listed)

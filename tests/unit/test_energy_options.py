@@ -39,24 +39,24 @@ def test_auto_takes_twice_what_the_headline_resolves_within_bounds(
 ) -> None:
     meters = Meter("a", window_s), Meter("b", 500.0)
     found(monkeypatch, *meters, headline=("a",))
-    assert read_idle("auto", emulated=False) == idle_s
+    assert read_idle("auto", emulated=False, run_s=60) == idle_s
     assert all(meter.closed for meter in meters)
 
 
 def test_auto_waits_for_nothing_where_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     found(monkeypatch, headline=())
-    assert read_idle("auto", emulated=False) == 0.0
+    assert read_idle("auto", emulated=False, run_s=60) == 0.0
     found(monkeypatch, Meter("a", 5.0), headline=("a",))
-    assert read_idle("auto", emulated=True) == 0.0
+    assert read_idle("auto", emulated=True, run_s=60) == 0.0
 
 
 def test_a_time_that_was_given_holds_sensor_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     found(monkeypatch, headline=())
-    assert read_idle("10s", emulated=False) == 10.0
-    assert read_idle("0", emulated=False) == 0.0
+    assert read_idle("10s", emulated=False, run_s=60) == 10.0
+    assert read_idle("0", emulated=False, run_s=60) == 0.0
     for text in ("99h", "soon", "-5s"):
         with pytest.raises(UsageError):
-            read_idle(text, emulated=False)
+            read_idle(text, emulated=False, run_s=60)
 
 
 def test_a_stated_power_is_one_of_a_device() -> None:

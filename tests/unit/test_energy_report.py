@@ -66,16 +66,16 @@ def written(form: str, *records: Measurement, side_by_side: bool = False) -> str
 
 def test_a_figure_stands_with_net_gross_error_source_scope_and_window() -> None:
     assert energy_words(LAPTOP) == (
-        "1.90 J/token net, 2.60 gross +/- 0.04 (measured: battery BAT0, whole device, 180 s)"
+        "1.90 J/token net, 2.60 gross ± 0.04 (measured: battery BAT0, whole device, 180 s)"
     )
 
 
 def test_what_is_not_known_is_said_in_its_place() -> None:
     assert energy_words(measurement((tg_run(3, S),))) == "unavailable (no sensor)"
     words = energy_words(NO_NET["no idle window"][0])
-    assert "0.700 J/token gross +/- 0.001, net withheld" in words
-    assert "no idle window was measured; 0.240 J/prompt token gross" in words
-    assert "J/prompt token" in words
+    assert "0.700 J/token gross ± 0.001, 0.240 J/prompt token gross ± " in words
+    # One reason for both phases is said once.
+    assert words.count("net withheld: no idle window was measured") == 1
     assert energy_words(NO_GROSS["never advanced"][0]).startswith(
         "unavailable (rapl:package-0: the sensor did not advance"
     )
@@ -97,8 +97,8 @@ def test_where_the_widest_sensor_is_too_slow_the_others_are_told_beside_the_reas
 
 def test_an_estimate_prints_its_formula_and_its_band() -> None:
     assert energy_words(SILENT) == (
-        "0.8 J/token gross (0.4 to 1.2), net withheld: an estimate knows no idle level (estimated"
-        " by 8 W / (10 tok/s), +/- 50% at best: 8 W as stated, whole device, 5 s)"
+        "0.80 J/token gross (0.40 to 1.2), net withheld: an estimate knows no idle level (estimated"
+        " by 8 W / (10 tok/s), ± 50% at best: 8 W as stated, whole device, 5 s)"
     )
 
 
@@ -183,6 +183,7 @@ def test_the_page_of_edge_energy_says_at_least_where_the_sensor_sees_a_part() ->
     assert "at least 1.30" in text
     assert "unavailable (the sensor does not see the whole device)" in text
     assert "gain error unknown" in text
+    assert "80 tokens in 2 repetitions" in text
     device = series(power, until_s=40, info=sensor("battery:BAT0", scope=Scope.DEVICE))
     text = render_energy(
         energy_report((recorded(device),), Scenario(), tool_version="1", battery_wh=15.0)
@@ -203,6 +204,23 @@ def page(listed: tuple[Row, ...], *measurements: Measurement, width: int = 140) 
     )
     Console(file=out, width=width).print(render_check(shown))
     return out.getvalue()
+
+
+def test_sources_of_one_kind_name_it_once_and_counts_agree_with_their_nouns() -> None:
+    two = tuple(
+        series(power, until_s=40, info=sensor(f"rapl:{name}", source=f"RAPL {name} (powercap)"))
+        for name in ("package-0", "package-1")
+    )
+    one = recorded(
+        *two, runs=(run(12, 2, 4, prompt=100, steps=40),), headline=tuple(s.sensor.id for s in two)
+    )
+    text = render_energy(energy_report((one,), Scenario(), tool_version="1"))
+    assert "measured: RAPL package-0 + RAPL package-1 (powercap), chip" in text
+    assert "40 tokens in 1 repetition, 4 s," in text
+    assert text.count("gain error") == 1
+    narrow = render_energy(energy_report((one,), Scenario(), tool_version="1"), 80)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert narrow.split() == text.split()
 
 
 def test_a_check_has_an_energy_column_only_where_a_row_has_a_figure() -> None:

@@ -93,7 +93,8 @@ def test_another_schema_is_refused() -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [(("host", "ram_bytes"), "much"), (("runs",), 3), (("runs", 0, "token_ns"), [1, None]),
-     (("artifact", "format"), "pickle"), (("memory",), {"peak": 0}), (("host", "extra"), 1)],
+     (("artifact", "format"), "pickle"), (("memory",), {"peak": 0}), (("host", "extra"), 1),
+     (("noise", "load_average"), 10**400), (("runs", 0, "started_ns"), 10**400)],
 )  # fmt: skip
 def test_a_strangers_file_is_checked_field_by_field(
     path: tuple[object, ...], value: object

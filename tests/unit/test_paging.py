@@ -69,6 +69,19 @@ def test_need_is_what_cannot_be_given_back_and_what_each_step_reads(
     assert found.need_bytes == need_mib * MIB
 
 
+def test_weights_rearranged_for_amx_are_in_main_memory_too() -> None:
+    unmapped = record(peak())
+    kept = unmapped.memory
+    assert isinstance(kept, Memory)
+    buffers = (buffer("AMX", 300 * MIB), buffer("CPU", 100 * MIB))
+    verdict = judge(replace(unmapped, memory=replace(kept, buffers=buffers)))
+    assert verdict.memory.weights_bytes == MODEL
+
+
+def test_a_strangers_record_without_phases_has_the_idle_process_as_its_peak() -> None:
+    assert memory().peak_bytes == 50 * MIB
+
+
 def test_what_any_phase_does_not_tell_is_no_sum() -> None:
     told = memory(peak("load", read=5), peak(read=7))
     assert told.read_bytes == 12

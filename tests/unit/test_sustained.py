@@ -284,7 +284,7 @@ def test_temperatures_and_throttling_of_the_timed_runs_alone_are_told() -> None:
     assert flat["time_to_throttle_s"] == pytest.approx(100, abs=15)
     text = "\n".join(heat_words(kept_up))
     assert "ratio 0.70" in text
-    assert "cpu-thermal: 50.0 -> 90.0 °C, at most 92.0 °C (slowed down from 85 °C)" in text
+    assert "cpu-thermal: 50.0 -> 90.0 °C, at most 92.0 °C (slows down from 85 °C)" in text
     assert "throttle: seen after 100 s: at 100" in text
 
 
@@ -301,6 +301,21 @@ def test_the_clock_at_both_ends_of_the_runs_is_told() -> None:
     clock = Series(name="CPU clock", stamps_ns=stamps, values=(3e9, 2.4e9, 2e9, 1.2e9, 3e9))
     kept_up = record(lambda _t: 20.0, heat=dataclasses.replace(heat(), clock_hz=clock))
     assert "CPU clock: 2.40 -> 1.20 GHz" in heat_words(kept_up)
+    prompts = tuple(
+        dataclasses.replace(run, prefilled_ns=run.token_ns[-1], prefill_tokens=8, token_ns=())
+        for run in kept_up.runs
+    )
+    assert "CPU clock: 2.40 -> 1.20 GHz" in heat_words(dataclasses.replace(kept_up, runs=prompts))
+
+
+def test_stamps_that_run_backwards_are_no_rate_and_no_traceback() -> None:
+    kept_up = record(lambda _t: 20.0)
+    backwards = tuple(
+        dataclasses.replace(run, started_ns=run.token_ns[-1] + 1) if i % 2 else run
+        for i, run in enumerate(kept_up.runs)
+    )
+    told = found(dataclasses.replace(kept_up, runs=backwards))
+    assert told.steady_tokens_per_s.value == pytest.approx(20.0, rel=0.01)
 
 
 def test_what_nobody_could_see_is_no_false() -> None:

@@ -47,17 +47,71 @@ def test_steady_power_gives_watts_times_seconds_also_between_readings() -> None:
 
 
 def test_the_uncertainty_is_that_of_the_formula() -> None:
-    # On the readings themselves: two edges, each P x update / sqrt(12) and step / sqrt(12).
+    # On the readings themselves: two edges, each P x update / sqrt(12) and step / sqrt(12), and
+    # what old values smear into the span, P x update / sqrt(12).
     info = sensor(update_s=0.1, step=0.5)
     on_time = found(replace(STEADY, sensor=info), (10.0, 20.0))
-    assert on_time.instrument_u_j == pytest.approx(math.sqrt(2 * ((10 * 0.1) ** 2 + 0.5**2) / 12))
-    # In the middle between two readings 1 J apart: half of it either way.
+    assert on_time.instrument_u_j == pytest.approx(
+        math.sqrt((3 * (10 * 0.1) ** 2 + 2 * 0.5**2) / 12)
+    )
+    # In the middle between two readings 1 J apart: a step of power there hides a quarter of it.
     between = found(replace(STEADY, sensor=sensor(update_s=0.0)), (10.05, 20.0))
-    assert between.instrument_u_j == pytest.approx(0.5 / math.sqrt(3))
+    assert between.instrument_u_j == pytest.approx(0.25 / math.sqrt(3))
     # A power sensor's rounding is the same at every reading: it adds up over the window.
     rounded = replace(series(lambda _: 10.0, until_s=60, period_s=0.05),
                       sensor=replace(POWER, update_s=0.0, step=0.1))  # fmt: skip
-    assert found(rounded, (10.0, 20.0)).instrument_u_j == pytest.approx(0.1 * 10 / math.sqrt(12))
+    u = math.hypot(0.1 * 10, 10 * 0.05) / math.sqrt(12)
+    assert found(rounded, (10.0, 20.0)).instrument_u_j == pytest.approx(u)
+
+
+@pytest.mark.parametrize("before_w", [30.0, 90.0, 480.0])
+@pytest.mark.parametrize("phase_s", [0.01, 0.05, 0.09])
+def test_what_a_slow_sensor_smears_into_every_span_is_within_its_uncertainty(
+    before_w: float, phase_s: float
+) -> None:
+    # Ten times 0.6 s at 300 W, by a counter that moves every 100 ms: each begins with old joules.
+    spans = tuple((1 + 1.037 * k, 1.6 + 1.037 * k) for k in range(10))
+
+    def drawn_j(t: float) -> float:
+        busy_s = sum(min(max(t - a, 0), b - a) for a, b in spans)
+        return before_w * (t - busy_s) + 300 * busy_s
+
+    moments = sorted({k / 10 + 0.03 for k in range(120)} | {t for span in spans for t in span})
+    old = replace(
+        STEADY,
+        sensor=sensor(update_s=0.1, step=0.001),
+        stamps_ns=tuple(round(t * S) for t in moments),
+        joules=tuple(drawn_j(math.floor((t - phase_s) * 10) / 10 + phase_s) for t in moments),
+    )
+    joules = found(old, *spans)
+    assert abs(joules.total_j - 1800) < 1.96 * joules.instrument_u_j < 0.15 * 1800
+
+
+def test_corners_cut_between_readings_are_within_the_uncertainty_however_many_there_are() -> None:
+    # Forty times 50 ms at 18 W, then 300 ms at 12 W; read every 97 ms, wherever that falls.
+    spans = tuple((1 + 0.35 * k, 1.05 + 0.35 * k) for k in range(40))
+
+    def drawn_j(t: float) -> float:
+        return 12 * t + 6 * sum(min(max(t - a, 0), b - a) for a, b in spans)
+
+    moments = [0.097 * k for k in range(200)]
+    cut = replace(STEADY, stamps_ns=tuple(round(t * S) for t in moments),
+                  joules=tuple(drawn_j(t) for t in moments))  # fmt: skip
+    joules = found(cut, *spans)
+    assert 2 < abs(joules.total_j - 36) < 1.96 * joules.instrument_u_j < 24
+
+
+def test_spans_that_overlap_are_no_runs_one_after_another() -> None:
+    assert "overlaps" in refused(STEADY, (1, 5), (4, 9))
+
+
+def test_joules_that_fall_are_no_energy_of_a_power_sensor_either() -> None:
+    wild = (0.0, 1e200, 1e200, 5.0, 5.0, 10.0)
+    stamps = tuple(k * S for k in range(6))
+    hostile = replace(STEADY, sensor=replace(POWER, poll_s=1e6), stamps_ns=stamps, joules=wild)
+    assert "jumped" in refused(hostile, (0, 1), (2, 3), (4, 5))
+    hostile = replace(hostile, joules=(*wild[1:4], 5.0, 5.0, 10.0))
+    assert "backwards" in refused(hostile, (0, 3), (4, 5))
 
 
 @given(
@@ -128,13 +182,13 @@ def test_a_break_spoils_only_the_windows_it_lies_in() -> None:
 
 def test_a_counter_never_runs_backwards() -> None:
     fell = replace(STEADY, joules=tuple(j - 5 * (i > 30) for i, j in enumerate(STEADY.joules)))
-    assert refused(fell, (1, 5)) == "its counter ran backwards"
+    assert refused(fell, (1, 5)) == "its joules ran backwards"
     assert found(fell, (4, 9)).total_j == pytest.approx(50)
 
 
 def test_a_counter_that_leaps_is_no_phantom_of_megajoules() -> None:
     leapt = replace(STEADY, joules=tuple(j + 2e5 * (i > 30) for i, j in enumerate(STEADY.joules)))
-    assert refused(leapt, (1, 5)) == "its counter jumped by 2e+05 J within 100 ms"
+    assert refused(leapt, (1, 5)) == "its joules jumped by 2e+05 J within 100 ms"
     assert found(leapt, (4, 9)).total_j == pytest.approx(50)
     # A counter that moves once a second may do so in a step, between two readings a moment apart.
     info = sensor(update_s=1.0)

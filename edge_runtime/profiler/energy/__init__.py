@@ -14,6 +14,11 @@ from typing import Protocol, runtime_checkable
 from ...basis import Unavailable
 from ...energy import Battery, Refusal, SensorInfo
 
+METER_REMEDY = (
+    "Record a USB or wall meter beside the run: edge energy RESULTS.jsonl --meter LOG.csv"
+)
+"""What helps where nothing in the machine can be read."""
+
 
 class SensorGapError(Exception):
     """Nothing could be read this time, and why. A counter goes on underneath; watts do not."""

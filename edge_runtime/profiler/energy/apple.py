@@ -27,7 +27,7 @@ from typing import Any, Protocol
 from ...basis import Unavailable
 from ...energy import Refusal, Scope, SensorInfo
 from ...units import NS_PER_S
-from . import EnergySensor, Found, SensorBreakError, SensorGapError
+from . import METER_REMEDY, EnergySensor, Found, SensorBreakError, SensorGapError
 from .integrate import LONGEST_GAP_PERIODS, Integrated
 from .sysfs import Tree
 
@@ -41,7 +41,6 @@ _MOST_LINE_BYTES = 64 * 1024
 _MOST_JSON_W = 1e9
 _GAIN = "a model of Apple's, made for comparing code on one device, not devices"
 _INSTALL = "brew install macmon   (or: pip install 'edge-runtime[apple]')"
-_NO_METER = "Record a USB or wall meter beside the run: edge energy RESULTS.jsonl --meter LOG.csv"
 
 _CHIP = {"cpu": "CPU", "gpu": "GPU", "ane": "Neural Engine", "dram": "DRAM"}
 _COUNTED = {"cpu": "cpu_total_mj", "gpu": "gpu_mj", "ane": "ane_mj", "dram": "dram_mj"}
@@ -87,7 +86,7 @@ def find(
     return Found(sensors=sensors, refusals=refusals)
 
 
-def _refused(name: str, reason: str, remedy: str = _NO_METER) -> Found:
+def _refused(name: str, reason: str, remedy: str = METER_REMEDY) -> Found:
     return Found(refusals=(Refusal(name=name, why=Unavailable(reason=reason, remedy=remedy)),))
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from ...basis import Unavailable
 from ...energy import Battery, Refusal, Scope, SensorInfo
 from ...units import NS_PER_S
-from . import Found, SensorBreakError, SensorGapError
+from . import METER_REMEDY, Found, SensorBreakError, SensorGapError
 from .gauge import Scale, is_plausible_w, plausible_v, plausible_wh, scale_of
 from .integrate import Integrated
 from .sysfs import Tree
@@ -45,14 +45,13 @@ _MOST_MICRO = 10**10
 _CLASS = "sys/class/power_supply"
 _IDLE = ("Full", "Not charging", "Unknown")
 _UNPLUG = "Unplug the power supply, wait a minute, and measure again."
-_METER = "Record a USB or wall meter beside the run: edge energy RESULTS.jsonl --meter LOG.csv"
 
 
 def find(tree: Tree, *, clock: Callable[[], int] = time.perf_counter_ns) -> Found:
     """One sensor for all batteries that feed the machine, or why there is none. Never raises."""
     gauges = _gauges(tree)
     if not gauges:
-        return Found(refusals=(_refusal("battery", _no_battery(tree), _METER),))
+        return Found(refusals=(_refusal("battery", _no_battery(tree), METER_REMEDY),))
     name = "battery:" + "+".join(gauge.name for gauge in gauges)
     mains = _on_mains(tree, gauges)
     if mains:
@@ -66,7 +65,7 @@ def find(tree: Tree, *, clock: Callable[[], int] = time.perf_counter_ns) -> Foun
     try:
         sensor.read_w()
     except (SensorGapError, SensorBreakError) as error:
-        return Found(refusals=(_refusal(name, str(error), _METER),))
+        return Found(refusals=(_refusal(name, str(error), METER_REMEDY),))
     return Found(sensors=(Integrated(sensor, clock=clock),))
 
 
@@ -123,16 +122,17 @@ class _Gauge:
         if self._scale is not None:
             return self._scale
         judged: dict[bool, tuple[float, Scale | Unavailable]] = {}
-        failure = ""
+        failures: list[str] = []
         for by_power in (True, False):
             try:
                 raw_w = self._raw_w(by_power=by_power)
             except SensorGapError as error:
-                failure = str(error)
+                failures.append(str(error))
                 continue
             judged[by_power] = (raw_w, scale_of(raw_w, self.full_wh, self._what(by_power=by_power)))
         if not judged:
-            return Unavailable(reason=f"{self.name} tells no power: {failure}", remedy=_METER)
+            reason = f"{self.name} tells no power: {'; '.join(failures)}"
+            return Unavailable(reason=reason, remedy=METER_REMEDY)
         chosen = self._believed(judged)
         if isinstance(chosen, Unavailable):
             return chosen
@@ -185,7 +185,7 @@ class _Gauge:
             f"{self._what(by_power=True)} says {powers[0]:.3g} W, {self._what(by_power=False)}"
             f" {powers[1]:.3g} W"
         )
-        return Unavailable(reason=reason, remedy=_METER)
+        return Unavailable(reason=reason, remedy=METER_REMEDY)
 
     def _raw_w(self, *, by_power: bool) -> float:
         """Watts with the driver's sign, taking its numbers for the units of the ABI."""
@@ -228,12 +228,13 @@ class _Batteries:
         self._gauges = tuple(gauges)
         self._clock = clock
         self._last: tuple[int, float] | None = None
+        self._mains = ""
 
     def read_w(self) -> float:
         """The present power in watts.
 
         Raises SensorGapError while one of them charges or none gives power, and SensorBreakError,
-        once, when what they hold jumped by more than the power explains.
+        once, when they give it again, or what they hold jumped by more than the power explains.
         """
         watts, giving = 0.0, 0
         for gauge in self._gauges:
@@ -242,10 +243,17 @@ class _Batteries:
                 watts += gauge.read_w()
                 giving += 1
             elif status not in _IDLE:
-                what = f"is {status}: on mains power" if status else "tells no status any more"
-                raise SensorGapError(f"{gauge.name} {what}")
+                if not status:
+                    raise SensorGapError(f"{gauge.name} tells no status any more")
+                self._mains = f"{gauge.name} is {status}: on mains power"
+                raise SensorGapError(self._mains)
         if not giving:
-            raise SensorGapError("on mains power: no battery is Discharging")
+            self._mains = "on mains power: no battery is Discharging"
+            raise SensorGapError(self._mains)
+        if self._mains:
+            # However short, it was no gap to draw a line across: another source gave the power.
+            interrupted, self._mains = self._mains, ""
+            raise SensorBreakError(f"meanwhile {interrupted}")
         self._witness(watts)
         return watts
 

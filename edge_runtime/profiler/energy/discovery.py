@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ...basis import Unavailable
 from ...energy import Battery, Refusal, SensorInfo
-from . import Discovery, EnergySensor, Found, SensorBreakError, SensorGapError
+from . import METER_REMEDY, Discovery, EnergySensor, Found, SensorBreakError, SensorGapError
 from .cover import headline
 from .sysfs import Tree
 
@@ -24,7 +24,6 @@ ROOT_VARIABLE = "EDGE_SENSOR_ROOT"
 """Names a folder to read sensors below instead of `/`: for tests, and where a container has the
 host's /sys mounted at another place."""
 
-_METER = "Record a USB or wall meter beside the run: edge energy RESULTS.jsonl --meter LOG.csv"
 _ON_METAL = "Measure on the machine itself."
 _MADE_UP = "the battery shown to a guest is made up by its host"
 _PROCESSOR = ("rapl", "perf")
@@ -111,7 +110,7 @@ def _tried(
     for sensor in found:
         refusal = _first_reading(sensor)
         if refusal is None and sensor.info.id in taken:
-            why = Unavailable(reason="another sensor has the same name", remedy=_METER)
+            why = Unavailable(reason="another sensor has the same name", remedy=METER_REMEDY)
             refusal = Refusal(name=sensor.info.id, why=why)
         if refusal is None:
             taken.add(sensor.info.id)
@@ -128,7 +127,7 @@ def _first_reading(sensor: EnergySensor) -> Refusal | None:
     try:
         sensor.read()
     except (SensorGapError, SensorBreakError) as error:
-        return Refusal(name=sensor.info.id, why=Unavailable(reason=str(error), remedy=_METER))
+        return Refusal(name=sensor.info.id, why=Unavailable(reason=str(error), remedy=METER_REMEDY))
     except Exception as error:  # a driver or a vendor's library may raise anything at all
         return _surprise(sensor.info.id, "its first reading failed", error)
     return None
@@ -136,14 +135,14 @@ def _first_reading(sensor: EnergySensor) -> Refusal | None:
 
 def _surprise(name: str, what: str, error: Exception) -> Refusal:
     words = f"{what}: {type(error).__name__}: {error}".rstrip(": ")
-    return Refusal(name=name, why=Unavailable(reason=words, remedy=_METER))
+    return Refusal(name=name, why=Unavailable(reason=words, remedy=METER_REMEDY))
 
 
 def _with_remedy(refusal: Refusal) -> Refusal:
     """A meter helps where nothing else does."""
     if refusal.why.remedy:
         return refusal
-    return replace(refusal, why=replace(refusal.why, remedy=_METER))
+    return replace(refusal, why=replace(refusal.why, remedy=METER_REMEDY))
 
 
 class _Relocated:
@@ -271,5 +270,5 @@ def _battery_capacity(tree: Tree, system: str) -> Battery | None:
 
 def _elsewhere(system: str) -> Refusal:
     what = {"win32": "Windows' energy meters (EMI)"}.get(system, f"energy sensors on {system}")
-    why = Unavailable(reason=f"this version cannot read {what} yet", remedy=_METER)
+    why = Unavailable(reason=f"this version cannot read {what} yet", remedy=METER_REMEDY)
     return Refusal(name="system", why=why)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...basis import Unavailable
+from . import METER_REMEDY
 
 LEAST_HOURS = 1 / 6
 """Ten minutes, six times the capacity per hour: beyond what packs for computers may deliver."""
@@ -20,7 +21,6 @@ _USUAL_HOURS = 100.0
 _LEAST_WH, _MOST_WH = 0.5, 2000.0
 _LEAST_V, _MOST_V = 1.0, 100.0
 _LEAST_W, _MOST_W = 0.05, 500.0
-_METER = "Record a USB or wall meter beside the run: edge energy RESULTS.jsonl --meter LOG.csv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +49,12 @@ def scale_of(watts: float, full_wh: float | None, what: str) -> Scale | Unavaila
     """
     watts = abs(watts)
     if watts == 0:
-        return Unavailable(reason=f"{what} reads 0 while discharging", remedy=_METER)
+        return Unavailable(reason=f"{what} reads 0 while discharging", remedy=METER_REMEDY)
     if full_wh is None:
         if _LEAST_W <= watts <= _MOST_W:
             return Scale()
         reason = f"{what} says {watts:.3g} W, and no capacity is told to check its unit against"
-        return Unavailable(reason=reason, remedy=_METER)
+        return Unavailable(reason=reason, remedy=METER_REMEDY)
     hours = full_wh / watts
     if LEAST_HOURS <= hours <= MOST_HOURS:
         return Scale()
@@ -62,7 +62,7 @@ def scale_of(watts: float, full_wh: float | None, what: str) -> Scale | Unavaila
     if hours > MOST_HOURS and LEAST_HOURS <= hours / 1000 <= _USUAL_HOURS:
         evidence = f"{lasting}: taken for thousandths, which gives {hours / 1000:.3g} h"
         return Scale(factor=1000.0, evidence=evidence)
-    return Unavailable(reason=f"{lasting}: not a reading in its unit", remedy=_METER)
+    return Unavailable(reason=f"{lasting}: not a reading in its unit", remedy=METER_REMEDY)
 
 
 def is_plausible_w(watts: float, full_wh: float | None) -> bool:

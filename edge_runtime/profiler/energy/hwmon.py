@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ...basis import Unavailable
 from ...energy import Refusal, Scope, SensorInfo
-from . import EnergySensor, Found, SensorBreakError, SensorGapError, rapl
+from . import METER_REMEDY, EnergySensor, Found, SensorBreakError, SensorGapError, rapl
 from .integrate import Integrated
 from .sysfs import Tree
 
@@ -24,9 +24,6 @@ _HOME = "sys/class/hwmon"
 _METERS = ("energy*_input", "power*_input", "power*_average")
 _SOCKET = re.compile(r"Esocket([0-9]{1,4})")
 _MICRO = 1e-6
-_METER_REMEDY = (
-    "Record a USB or wall meter beside the run: edge energy RESULTS.jsonl --meter LOG.csv"
-)
 
 # amdgpu's power is the firmware's own account; its interval is not stated anywhere.
 _GPU_UPDATE_S, _GPU_POLL_S, _GPU_WINDOW_S = 0.1, 0.1, 5.0
@@ -58,7 +55,7 @@ def find(tree: Tree, *, clock: Callable[[], int] = time.perf_counter_ns) -> Foun
             except SensorGapError as error:
                 refusals.append(_unreadable(tree, reading, error))
     if not sensors and not refusals:
-        refusals.append(_refusal("no hwmon sensor of energy or power", _METER_REMEDY))
+        refusals.append(_refusal("no hwmon sensor of energy or power", METER_REMEDY))
     return Found(sensors=_by_id(sensors), refusals=tuple(refusals))
 
 
@@ -111,8 +108,11 @@ class Powered:
         self._path = reading.path
 
     def read_w(self) -> float:
-        """The power in watts. Raises SensorGapError."""
-        return self._tree.number(self._path) * _MICRO
+        """The power in watts. Raises SensorGapError, also for 0: what is switched on takes some."""
+        value = self._tree.number(self._path)
+        if value == 0:
+            raise SensorGapError(f"{self._tree.shown(self._path)} reads 0 W, yet it is switched on")
+        return value * _MICRO
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -145,7 +145,7 @@ def _readings(tree: Tree, folder: str) -> Iterator[Reading | Refusal]:
             yield _refusal(
                 f"{tree.shown(meters[0])} belongs to {name[:40]!r}: of what it tells the energy or "
                 "power is not known here",
-                _METER_REMEDY,
+                METER_REMEDY,
             )
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from ...basis import Unavailable
 from ...energy import Refusal, Scope, SensorInfo
-from . import Found, SensorGapError
+from . import METER_REMEDY, Found, SensorGapError
 from .integrate import Integrated
 from .sysfs import Tree
 
@@ -58,7 +58,6 @@ _MOST_MA = 1_000_000
 _MOST_MW = 1_000_000
 _MODULE_COVERS = ("cpu:*", "dram:*", "gpu:*", "system")
 _CARRIER = "the carrier board, with its fan, drives and USB devices, is not covered"
-_METER = "Record a USB or wall meter beside the run: edge energy RESULTS.jsonl --meter LOG.csv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,7 +324,7 @@ def _side_by_side(by_label: dict[str, _Rail]) -> tuple[str, ...]:
 
 
 def _refusal(reason: str) -> Refusal:
-    return Refusal(name="ina3221", why=Unavailable(reason=reason, remedy=_METER))
+    return Refusal(name="ina3221", why=Unavailable(reason=reason, remedy=METER_REMEDY))
 
 
 def _unknown(labels: tuple[str, ...]) -> Refusal:
@@ -337,4 +336,4 @@ def _remedy(error: SensorGapError) -> str:
     denied = error.__cause__
     if isinstance(denied, PermissionError) and denied.filename:
         return f"sudo chmod a+r {denied.filename}"
-    return _METER
+    return METER_REMEDY

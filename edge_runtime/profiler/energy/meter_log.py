@@ -30,6 +30,7 @@ _LEAST_GAP_S = 0.1
 """A silence shorter than this hides nothing: a meter's packets may come in bursts."""
 METER_WINDOW_S = 2.0
 _LEAST_SAMPLES = 20
+_FEW_LEVELS = 4
 _MOST_POINTS_PER_S = 50
 """What is kept of a faster log. The joules at those moments are integrated from all of it."""
 _JUMP_S = 0.1
@@ -112,7 +113,7 @@ def _series(
     if log.is_relative and origin_s is None:
         return Unavailable(
             reason="the log's times count from its own start, and it does not say when that was",
-            remedy="Put it in the log's first line: # start: 2026-01-31T12:00:00+00:00",
+            remedy="Say when it began: --meter-start 2026-01-31T12:00:00+00:00",
         )
     shift_s = offset_s + (origin_s or 0.0 if log.is_relative else 0.0)
     begun, ended = clock.range_s
@@ -258,7 +259,9 @@ def _period_s(stamps: tuple[int, ...]) -> float:
 def _info(
     log: MeterLog, scope: Scope, period_s: float, watts: tuple[float, ...], offset_s: float
 ) -> SensorInfo:
+    # Few levels say how the power changed, and not how finely it was measured.
     steps = [abs(b - a) for a, b in itertools.pairwise(watts) if a != b]
+    digit_w = [log.digit_w] if log.digit_w and len(set(watts)) <= _FEW_LEVELS else []
     moved = (f"its clock moved by {offset_s:+g} s",) if offset_s else ()
     return SensorInfo(
         id=f"meter:{log.name}",
@@ -267,7 +270,7 @@ def _info(
         covers=_COVERS[scope],
         method="power",
         update_s=period_s,
-        step=min(steps, default=statistics.median(watts)),
+        step=min((*steps, *digit_w), default=statistics.median(watts)),
         poll_s=period_s,
         window_s=max(METER_WINDOW_S, _LEAST_SAMPLES * period_s),
         gain="the meter's own",

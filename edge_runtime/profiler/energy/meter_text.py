@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import math
 import stat
 import statistics
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from typing import TextIO
 from ...errors import EdgeError, FormatError
 from .integrate import MOST_W
 from .meter_header import SEPARATORS, Column, Columns, cells_of, find_columns, stated_start_s
-from .meter_time import TimeReader, number
+from .meter_time import TimeReader, last_digit, number
 
 MOST_BYTES = 512 * 1024**2
 MOST_LINE_CHARACTERS = 16 * 1024
@@ -45,7 +46,8 @@ class MeterLog:
     """What a meter wrote: times in seconds, rising, and the power at each in watts.
 
     The times are seconds since 1970, or `is_relative`: since the log began, which was at
-    `start_unix_s` where it says so. `failures` counts rows without a usable reading.
+    `start_unix_s` where it says so. `failures` counts rows without a usable reading. `digit_w` is
+    what one more in the last digit written would change, watts; 0 where that is not known.
     """
 
     name: str
@@ -56,6 +58,7 @@ class MeterLog:
     start_unix_s: float | None = None
     failures: int = 0
     last_failure: str = ""
+    digit_w: float = 0.0
     notes: tuple[str, ...] = ()
 
 
@@ -128,6 +131,7 @@ class _Rows:
         self._times: list[float] = []
         self._watts: list[float] = []
         self._sums = {"voltage": 0.0, "current": 0.0, "power": 0.0}
+        self._digits = dict.fromkeys(self._sums, math.inf)
         self._latest = -float("inf")
         self._shuffled = 0
         self._failures = 0
@@ -184,6 +188,7 @@ class _Rows:
             start_unix_s=self._start_unix_s,
             failures=self._failures,
             last_failure=self._last_failure,
+            digit_w=self._digit_w(),
             notes=tuple(self._notes),
         )
 
@@ -249,7 +254,16 @@ class _Rows:
             return None
         value *= column.scale
         self._sums[quantity] += min(abs(value), MOST_W)
+        digit = last_digit(cells[column.place]) * column.scale
+        self._digits[quantity] = min(self._digits[quantity], digit)
         return value
+
+    def _digit_w(self) -> float:
+        """The last digit of the power written or, of mean volts times amps, those of both."""
+        if self._digits["power"] < math.inf:
+            return self._digits["power"]
+        volts, amps = (self._sums[q] / len(self._times) for q in ("voltage", "current"))
+        return volts * self._digits["current"] + amps * self._digits["voltage"]
 
     def _check_units(self, columns: Columns) -> None:
         """Refuses a column that names no unit and whose values look like thousandths of one."""

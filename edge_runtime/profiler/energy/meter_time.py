@@ -17,6 +17,8 @@ _SCALES = (1.0, 1e-3, 1e-6, 1e-9)
 _NUMBER = re.compile(r"[+-]?(\d+(?:[.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 _NONE = frozenset(("", "nan", "-nan", "+nan", "inf", "-inf", "+inf", "null", "none", "n/a", "-"))
 
+_MOST_EXPONENT = 300
+
 
 def number(text: str) -> float | None:
     """The number in a cell, with a point or a comma for decimals; None where it says there is none.
@@ -29,6 +31,12 @@ def number(text: str) -> float | None:
         raise ValueError(f"{text[:40]!r} is no number")
     value = float(text.replace(",", "."))
     return value if abs(value) < 1e300 else None
+
+
+def last_digit(text: str) -> float:
+    """What one more in the last digit of a cell with a number is worth: 0.01 of `5.10`."""
+    mantissa, _, exponent = text.strip().lower().replace(",", ".").partition("e")
+    return 10.0 ** min(int(exponent or 0) - len(mantissa.partition(".")[2]), _MOST_EXPONENT)
 
 
 class TimeReader:
@@ -76,6 +84,19 @@ class TimeReader:
         if value * scales[0] > _FIRST_UNIX_S:
             raise ValueError(f"{value:g} is neither a time since 1970 nor since the log began")
         self._kind, self._scale = "relative", scales[0]
+
+
+def moment(text: str) -> float:
+    """Seconds since 1970 of a time written out with its zone, or of such seconds themselves.
+
+    Raises ValueError.
+    """
+    seconds = number(text) if _NUMBER.fullmatch(text.strip()) else None
+    if seconds is not None:
+        if not _FIRST_UNIX_S <= seconds <= _LAST_UNIX_S:
+            raise ValueError(f"{text[:40]!r} is no time of these days in seconds since 1970")
+        return seconds
+    return _moment(text.strip())
 
 
 def _moment(text: str) -> float:

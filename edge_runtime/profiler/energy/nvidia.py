@@ -20,7 +20,7 @@ from typing import Any
 from ...basis import Unavailable
 from ...energy import Refusal, Scope, SensorInfo
 from ...units import NS_PER_S
-from . import EnergySensor, Found, SensorBreakError, SensorGapError
+from . import METER_REMEDY, EnergySensor, Found, SensorBreakError, SensorGapError
 from .integrate import Integrated
 from .nvml import NOT_PERMITTED, Device, Nvml, NvmlError, open_nvml
 from .sysfs import Tree
@@ -32,6 +32,7 @@ _GPU_SCOPE, _MODULE_SCOPE = 0, 1  # NVML_POWER_SCOPE_*
 
 _POLL_S = 0.1
 _UPDATE_S = 0.1
+_AVERAGED_S = 1.0
 _COUNTER_WINDOW_S = 5.0
 """200 updates would be 1 %, 20 s; a quarter of it is the 4 % that decides nothing."""
 _AVERAGE_WINDOW_S = 3.0
@@ -50,7 +51,6 @@ _AVERAGED = "a 1 s average on Ampere and later except GA100: short windows are s
 _SLEEP = "sys/bus/pci/drivers/nvidia/*/power/runtime_status"
 _WOKEN = "a GPU was asleep: reading keeps it awake, and idle power is that of one awake"
 _DIVIDED = "divided into instances (MIG): all of them are counted"
-_NO_METER = "Record a USB or wall meter beside the run: edge energy RESULTS.jsonl --meter LOG.csv"
 
 
 def find(
@@ -107,7 +107,7 @@ def _search(
 def _refused(what: str, errors: Iterable[NvmlError]) -> Found:
     causes = tuple(errors)
     told = "; ".join(dict.fromkeys(str(error) for error in causes)) or "it lists none"
-    remedy = _NO_METER
+    remedy = METER_REMEDY
     if any(error.code == NOT_PERMITTED for error in causes):
         remedy = "Join the group that owns /dev/nvidiactl: ls -l /dev/nvidiactl"
     why = Unavailable(reason=f"{what} ({told})", remedy=remedy)
@@ -296,7 +296,8 @@ class _Power:
             scope=reach.scope,
             covers=reach.covers,
             method="power",
-            update_s=_UPDATE_S,
+            # What an average holds is as old as its window is long.
+            update_s=_AVERAGED_S if instant is None else _UPDATE_S,
             step=0.001,
             poll_s=_POLL_S,
             window_s=_AVERAGE_WINDOW_S if instant is None else _INSTANT_WINDOW_S,

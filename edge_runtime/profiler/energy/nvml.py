@@ -71,7 +71,6 @@ class Nvml:
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        self._refusal: type[Exception] = getattr(module, "NVMLError", Exception)
         self._holders = 0
         self._handles: dict[str, Any] = {}
 
@@ -101,8 +100,9 @@ class Nvml:
             raise NvmlError(call, "this version of nvidia-ml-py has no such function", 13)
         try:
             return function(*arguments)
-        except (self._refusal, OSError) as error:
-            raise NvmlError(call, str(error), getattr(error, "value", None)) from error
+        except Exception as error:  # beside NVIDIA's own, ctypes and the bindings raise anything
+            words = str(error) or type(error).__name__
+            raise NvmlError(call, words, getattr(error, "value", None)) from error
 
     def devices(self) -> tuple[tuple[Device, ...], tuple[NvmlError, ...]]:
         """The GPUs that can be named, and why others cannot. Raises NvmlError when none can be."""
@@ -204,7 +204,7 @@ def open_nvml(tree: Tree, *, module: Any = None) -> Nvml | Unavailable:
 
 
 def _not_started(error: NvmlError, *, present: bool) -> Unavailable:
-    if not present:
+    if not present and error.code != NOT_PERMITTED:
         return Unavailable(reason=f"no NVIDIA driver ({error})")
     remedy = "Update or restart the driver until nvidia-smi works: nvidia-smi"
     if error.code == NOT_PERMITTED:

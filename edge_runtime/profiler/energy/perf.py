@@ -225,7 +225,7 @@ def _info(domain: str, package: int) -> SensorInfo:
     covers = {
         "package": (f"cpu:{package}",),
         "dram": (f"dram:{package}",),
-        "psys": ("cpu:*", "dram:*", "system"),
+        "psys": rapl.PSYS_COVERS,
     }[domain]
     return SensorInfo(
         id=f"perf:{name}",
@@ -251,6 +251,8 @@ def _absent(tree: Tree) -> Refusal:
     if tree.is_virtual():
         remedy = "Measure on the machine itself: a guest is not shown the energy counters."
         return _refusal("no perf energy events: virtual machine", remedy)
+    if "CPU implementer" in tree.word("proc/cpuinfo"):
+        return _refusal("no perf energy events: Arm processors have none", "")
     reason = "no perf energy events: this kernel or processor offers none"
     return _refusal(reason, "Try: sudo modprobe rapl")
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ...basis import Unavailable
 from ...energy import Refusal, Scope, SensorInfo
 from ...units import NS_PER_S
-from . import Found, SensorGapError
+from . import METER_REMEDY, Found, SensorGapError
 from .integrate import Integrated
 from .sysfs import Tree
 
@@ -45,7 +45,6 @@ _LINE = re.compile(
     r"(?P<value>\d{1,6}(?:\.\d{1,12})?)(?P<unit>[AV])\s*"
 )
 _UNITS = {"current": "A", "volt": "V"}
-_METER = "Record a USB or wall meter beside the run: edge energy RESULTS.jsonl --meter LOG.csv"
 _MISSING = (
     "converter losses, USB ports and HATs are missing from the sum of the rails; a fit by pitop's"
     " authors has the input at 1.1451 x sum + 0.5879 W: an estimate, not applied here"
@@ -189,10 +188,12 @@ def find(
     """The rails of a Raspberry Pi 5, or why there are none. Never raises."""
     model = tree.word("proc/device-tree/model").strip("\0 ")
     if "Raspberry Pi" not in model:
-        return _refused("no Raspberry Pi", _METER)
+        return _refused("no Raspberry Pi", METER_REMEDY)
     if not model.startswith(_MODELS):
         short = re.sub(r"[^A-Za-z0-9.+ -]+", "_", model)[:60]
-        return _refused(f"no current sensor on a {short}: the Raspberry Pi 5 is the first", _METER)
+        return _refused(
+            f"no current sensor on a {short}: the Raspberry Pi 5 is the first", METER_REMEDY
+        )
     sensor = _Pmic(run, clock)
     try:
         sensor.read_w()
@@ -235,7 +236,7 @@ def _remedy(cause: BaseException | None) -> str:
     if isinstance(cause, (PermissionError, subprocess.CalledProcessError)):
         # /dev/vcio belongs to the group video.
         return "sudo usermod -aG video $USER, then log in again"
-    return _METER
+    return METER_REMEDY
 
 
 def _refused(reason: str, remedy: str) -> Found:

@@ -38,7 +38,12 @@ _UPDATE_UJ = int(_MOST_W * 1e6 * UPDATE_S)
 """Two dies may show one counter an update apart. So near stand two counters that are taken to be
 one: an update's energy, but no more than that share of their value, which chance would not reach.
 """
+_LOOKS, _LOOK_AGAIN_S = 3, 0.005
+"""Counting one counter twice doubles the figure: two dies are taken for two only when they are seen
+apart each time, and not when one was looked at while the other was being brought up to date."""
 GAIN = "unknown: neither Intel nor AMD states one"
+PSYS_COVERS = ("cpu:*", "dram:*", "gpu:*", "system")
+"""A charger's monitor feeds it, behind which a discrete GPU hangs too: never added to another."""
 PSYS_NOTES = ("what the platform's counter takes in is the maker's choice",)
 
 
@@ -105,14 +110,20 @@ class Rapl:
         clock: Callable[[], int],
         notes: tuple[str, ...] = (),
     ) -> None:
-        self._counters = [_Counter(tree, zone.folder, clock) for zone in zones]
         self._counted_uj = 0
         self._moved = False
-        first = self._counters[0].energy_uj
-        self._near_uj = min(_UPDATE_UJ, int(_NEAR * first))
-        self.mirrored = len(zones) > 1 and all(
-            abs(counter.energy_uj - first) <= self._near_uj for counter in self._counters
-        )
+        self.mirrored = False
+        for attempt in range(_LOOKS if len(zones) > 1 else 1):
+            if attempt:
+                time.sleep(_LOOK_AGAIN_S)
+            self._counters = [_Counter(tree, zone.folder, clock) for zone in zones]
+            first = self._counters[0].energy_uj
+            self._near_uj = min(_UPDATE_UJ, int(_NEAR * first))
+            self.mirrored = len(zones) > 1 and all(
+                abs(counter.energy_uj - first) <= self._near_uj for counter in self._counters
+            )
+            if self.mirrored:
+                break
         if len(zones) > 1:
             names = " and ".join(zone.label for zone in zones)
             how = "stood at one value at first and count once" if self.mirrored else "are summed"
@@ -125,8 +136,7 @@ class Rapl:
         Raises SensorGapError when a zone cannot be read, SensorBreakError when one was reset.
         """
         # Every zone is read before anything is counted: a failure leaves all of them as they were.
-        values = [counter.peek() for counter in self._counters]
-        apart = self.mirrored and not self._one(values, self._counters[0].peek())
+        values, apart = self._values()
         broken: SensorBreakError | None = None
         steps: list[int] = []
         for counter, value in zip(self._counters, values, strict=True):
@@ -146,6 +156,16 @@ class Rapl:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def _values(self) -> tuple[list[int], bool]:
+        """All zones' counters, and whether those that were one are so no more."""
+        for attempt in range(_LOOKS):
+            if attempt:
+                time.sleep(_LOOK_AGAIN_S)
+            values = [counter.peek() for counter in self._counters]
+            if not self.mirrored or self._one(values, self._counters[0].peek()):
+                return values, False
+        return values, True
 
     def _one(self, values: list[int], again: int) -> bool:
         # A second reading of the first counter ends the span in which all others were read: what
@@ -243,7 +263,7 @@ def _info(zone: _Zone, step_j: float, notes: tuple[str, ...]) -> SensorInfo:
         "core": (f"cpu:{n}/core",),
         "uncore": (f"cpu:{n}/uncore",),
         "dram": (f"dram:{n}",),
-        "psys": ("cpu:*", "dram:*", "system"),
+        "psys": PSYS_COVERS,
     }[zone.kind]
     name = zone.kind if zone.kind == "psys" else f"{zone.kind}-{n}"
     return SensorInfo(
@@ -286,6 +306,8 @@ def _absent(tree: Tree) -> Refusal:
             "the container hides the RAPL counters of this machine",
             "Show them and tell where: docker run -v /sys:/host/sys:ro -e EDGE_SENSOR_ROOT=/host",
         )
+    if "CPU implementer" in tree.word("proc/cpuinfo"):
+        return _refusal("no powercap: Arm processors have no such counter", "")
     return _refusal(
         "no powercap: this kernel or processor offers no energy counter",
         "Try: sudo modprobe intel_rapl_msr",

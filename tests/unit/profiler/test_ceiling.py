@@ -265,3 +265,17 @@ def test_the_group_of_a_killed_parent_is_swept_by_the_next(counting: ceiling.Mea
         assert groups_of(counting, pid) == []
         assert len(groups_of(counting)) == 1
     assert groups_of(counting) == []
+
+
+@pytest.mark.usefixtures("emptied")
+def test_a_group_left_by_a_killed_process_of_this_number_is_passed_over(tmp_path: Path) -> None:
+    user = v2_tree(tmp_path)
+    means = ceiling.ControlGroup(user, 2)
+    with means.confine(64 * MIB):
+        (first,) = user.glob("edge-runtime-*")
+    number = int(first.name.rpartition("-")[2])
+    left = user / f"edge-runtime-{os.getpid()}-{number + 1}"
+    left.mkdir()
+    with means.confine(64 * MIB):
+        assert len(list(user.glob("edge-runtime-*"))) == 2
+    assert list(user.glob("edge-runtime-*")) == [left]

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -314,13 +316,14 @@ def test_without_a_resettable_mark_the_samples_stand_in_and_the_method_says_so(p
 @linux
 def test_samples_count_only_for_the_phase_they_fall_in(proc: Path) -> None:
     meter = memory.PhaseMeter(memory.LinuxMemory(proc))
+    before = time.perf_counter_ns()
     meter.begin("prefill")
     meter.begin("decode")
+    within = time.perf_counter_ns()
     meter.end()
-    first, second = meter._closed
     ticks = (
-        Sample(taken_ns=first[1] - 10**9, raw=b"9 99999 0 0"),
-        Sample(taken_ns=second[1], raw=b"9 5000 0 0"),
+        Sample(taken_ns=before, raw=b"9 99999 0 0"),
+        Sample(taken_ns=within, raw=b"9 5000 0 0"),
     )
     by_phase = {p.phase: p for p in meter.memory(ticks, ()).phases}
     page = os.sysconf("SC_PAGE_SIZE")
@@ -367,3 +370,26 @@ def test_no_pages_have_no_residency(tmp_path: Path) -> None:
 )
 def test_shares_have_names(share: float, state: str) -> None:
     assert page_cache_state(share) == state
+
+
+@linux
+def test_thousands_of_short_repetitions_weigh_next_to_nothing_in_the_measured_process(
+    proc: Path,
+) -> None:
+    meter = memory.PhaseMeter(memory.LinuxMemory(proc))
+
+    def repeat(times: int) -> None:
+        for _ in range(times):
+            meter.begin("prefill")
+            meter.begin("decode")
+            meter.end()
+
+    repeat(100)
+    tracemalloc.start()
+    try:
+        repeat(2000)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < 200_000
+    assert {phase.phase for phase in meter.memory((), ()).phases} == {"prefill", "decode"}

@@ -162,6 +162,17 @@ def test_only_the_headline_decides_how_long_is_long_enough(
     present(*[Steady(f"s{i}", window_s) for i, window_s in enumerate(windows)])
     with Watch(Plan(budget_s=budget_s)) as watch:
         assert watch.least_run_s == expected
+    # Whoever states the number of repetitions gets it.
+    with Watch(Plan(budget_s=budget_s, extend=False)) as watch:
+        assert watch.least_run_s == 0
+
+
+def test_idle_windows_without_a_sensor_are_for_a_meter_whose_log_resolves_two_seconds(
+    present: Callable[..., list[Steady]],
+) -> None:
+    present()
+    with Watch(Plan(idle_s=1)) as watch:
+        assert watch.least_run_s == 2
 
 
 def test_a_gauge_too_slow_for_the_plan_makes_way_for_the_parts_inside_it(

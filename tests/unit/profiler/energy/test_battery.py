@@ -236,6 +236,29 @@ def test_plugging_in_on_the_way_leaves_a_gap_and_then_a_break(tmp_path: Path) ->
     assert watts(sensor, clock) == pytest.approx(12.0)
 
 
+@pytest.mark.parametrize("status", ["Charging", "Full"])
+def test_however_short_a_time_on_mains_is_not_bridged(tmp_path: Path, status: str) -> None:
+    clock = trees.Clock()
+    boards.energy_battery(tmp_path)
+    sensor = only(find(tmp_path, clock))
+    assert watts(sensor, clock) == pytest.approx(12.0)
+    boards.supply(tmp_path, "BAT0", status=status)
+    clock.advance(1)
+    with pytest.raises(SensorGapError):
+        sensor.read()
+    boards.supply(tmp_path, "BAT0", status="Discharging")
+    clock.advance(1)
+    with pytest.raises(SensorBreakError, match="meanwhile"):
+        sensor.read()
+    assert watts(sensor, clock) == pytest.approx(12.0)
+
+
+def test_of_a_battery_without_power_all_that_was_tried_is_told(tmp_path: Path) -> None:
+    boards.energy_battery(tmp_path)
+    boards.supply(tmp_path, "BAT0", power_now="n/a")
+    assert "power_now holds 'n/a'" in why(find(tmp_path))
+
+
 # -- whose battery it is
 
 

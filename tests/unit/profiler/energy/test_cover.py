@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.energy import Scope, SensorInfo
 from edge_runtime.profiler.energy.cover import headline, overlap, resolved_headline
+from edge_runtime.profiler.energy.rapl import PSYS_COVERS
 
 
 def sensor(id_: str, scope: Scope, *covers: str, modelled: bool = False) -> SensorInfo:
@@ -27,12 +28,12 @@ def package(n: int = 0) -> SensorInfo:
 CORE = sensor("rapl:core-0", Scope.CHIP, "cpu:0/core")
 UNCORE = sensor("rapl:uncore-0", Scope.CHIP, "cpu:0/uncore")
 DRAM = sensor("rapl:dram-0", Scope.CHIP, "dram:0")
-PSYS = sensor("rapl:psys", Scope.BOARD, "cpu:*", "dram:*", "system")
+PSYS = sensor("rapl:psys", Scope.BOARD, *PSYS_COVERS)
 GPU = sensor("nvml:GPU-1f3c", Scope.BOARD, "gpu:GPU-1f3c")
 BATTERY = sensor("battery:BAT0", Scope.DEVICE, "cpu:*", "dram:*", "gpu:*", "system")
 MODULE = sensor("ina3221:VDD_IN", Scope.MODULE, "cpu:*", "dram:*", "gpu:*", "system")
 RAIL = sensor("ina3221:VDD_SOC", Scope.CHIP, "soc:0")
-METER = sensor("meter:log", Scope.BOARD, "cpu:*", "dram:*", "gpu:*", "system")
+METER = replace(sensor("meter:log", Scope.BOARD, *PSYS_COVERS), method="power")
 EVERYTHING = [
     package(), package(1), CORE, UNCORE, DRAM, PSYS, GPU, BATTERY, MODULE, RAIL, METER
 ]  # fmt: skip
@@ -47,7 +48,7 @@ EVERYTHING = [
         ([package(0), package(1), DRAM], ["rapl:dram-0", "rapl:package-0", "rapl:package-1"]),
         ([package(), DRAM, GPU], ["nvml:GPU-1f3c", "rapl:dram-0", "rapl:package-0"]),
         ([package(), CORE, UNCORE, DRAM, PSYS], ["rapl:psys"]),
-        ([package(), PSYS, GPU], ["nvml:GPU-1f3c", "rapl:psys"]),
+        ([package(), PSYS, GPU], ["rapl:psys"]),
         ([package(), DRAM, PSYS, GPU, BATTERY], ["battery:BAT0"]),
         ([RAIL, MODULE], ["ina3221:VDD_IN"]),
         ([MODULE, METER], ["meter:log"]),

@@ -97,6 +97,20 @@ def test_each_call_may_be_refused(call: str) -> None:
         assert (memory.peak_bytes, memory.method) == (GIB, "process")
 
 
+def test_whatever_the_bindings_raise_costs_a_reading_and_no_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def torn(handle: int) -> None:
+        raise AttributeError(f"the library has no such symbol for {handle}")
+
+    nvml = FakeNvml(Gpu())
+    monkeypatch.setattr(nvml, "nvmlDeviceGetMemoryInfo", torn)
+    gauge = GpuMemoryGauge(module=nvml)
+    gauge.watch(CHILD)
+    gauge.sample()
+    assert gauge.memory(engine_uses_gpus=True) == ()
+
+
 def test_each_gpu_is_named_apart() -> None:
     nvml = FakeNvml(Gpu(uuid="GPU-a"), Gpu(uuid="GPU-b", name="NVIDIA L4"))
     looking = gauge(nvml)

@@ -232,6 +232,15 @@ def test_a_sensor_that_fails_at_first_is_refused_in_the_systems_words(tmp_path: 
     assert "No data available" in refusal.why.reason
 
 
+def test_zero_watts_of_what_is_switched_on_are_no_reading(tmp_path: Path) -> None:
+    folder = trees.hwmon(tmp_path, 0, "amdgpu", power1_average=30_000_000, power1_cap=1)
+    (card,) = find(tmp_path).sensors
+    trees.put(tmp_path, f"{folder}/power1_average", 0)
+    with pytest.raises(SensorGapError, match="0 W"):
+        card.read()
+    assert find(tmp_path).sensors == ()
+
+
 @pytest.mark.parametrize("nonsense", ["-1", "n/a", "1e6"])
 def test_nonsense_at_first_is_refused_too(tmp_path: Path, nonsense: str) -> None:
     trees.hwmon(tmp_path, 0, "i915", energy1_input=nonsense)

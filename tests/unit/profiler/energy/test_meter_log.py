@@ -311,7 +311,7 @@ class TestAttaching:
         log = read_log(write(steady(5, start=0)))
         why = why_not(attach(measured(), log))
         assert "its own start" in why.reason
-        assert "# start:" in why.remedy
+        assert "--meter-start" in why.remedy
         got = attach(measured(), log, start_unix_s=NOON)
         assert joules_between(series_of(got), 10, 20) == pytest.approx(50)
         stated = read_log(write("# start: 2026-01-31T12:00:00Z\n" + steady(5, start=0)))
@@ -418,3 +418,22 @@ class TestAttaching:
         assert parts == pytest.approx(whole)
         trapezoids = sum((a + b) / 2 * 0.1 for a, b in itertools.pairwise(watts))
         assert whole == pytest.approx(trapezoids, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("header", "busy", "idle", "step"),
+    [
+        ("timestamp,power_W", "12.50", "5.00", 0.01),
+        ("timestamp,power_mW", "12500", "5000", 0.001),
+        ("timestamp,volts,amps", "5.00,2.500", "5.00,1.000", 5.0 * 0.001 + 1.25 * 0.01),
+        ("timestamp,power_W", "12.5", "12.5", 0.1),
+        ("timestamp,power_W", "0.125e2", "5", 0.1),
+        ("timestamp,power_W", "12.5", "0e999999", 0.1),
+    ],
+)
+def test_a_power_of_few_levels_is_as_fine_as_its_last_digit(
+    write: Write, header: str, busy: str, idle: str, step: float
+) -> None:
+    rows = [(f"{NOON + i / 10:.3f}", busy if 100 <= i < 200 else idle) for i in range(600)]
+    info = series_of(attach(measured(), read_log(write(table(header, rows))))).sensor
+    assert info.step == pytest.approx(step)

@@ -28,7 +28,7 @@ from edge_runtime.profiler.energy import (
     SensorGapError,
 )
 from edge_runtime.profiler.energy.nvidia import find, heat
-from edge_runtime.profiler.energy.nvml import Nvml, open_nvml
+from edge_runtime.profiler.energy.nvml import NOT_PERMITTED, Nvml, open_nvml
 from edge_runtime.profiler.energy.sysfs import Tree
 
 ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
@@ -271,6 +271,12 @@ class TestThePackage:
         found = find(self.machine(tmp_path, driver=True))
         assert "NVML Shared Library Not Found" in reason(found)
         assert found.refusals[0].why.remedy
+
+    def test_a_driver_that_refuses_this_user_is_there(self, tmp_path: Path) -> None:
+        nvml = FakeNvml(Gpu(), refused={"nvmlInit": NOT_PERMITTED})
+        found = find(self.machine(tmp_path, driver=False), module=nvml)
+        assert "does not answer" in reason(found)
+        assert "/dev/nvidiactl" in found.refusals[0].why.remedy
 
     def test_a_tree_without_a_driver_is_not_given_this_machines_gpus(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

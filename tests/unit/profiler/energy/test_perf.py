@@ -120,7 +120,7 @@ def test_the_platform_is_counted_once_however_many_packages(tmp_path: Path) -> N
     kernel = Kernel()
     found = find(tmp_path, kernel)
     assert ids(found) == ["perf:psys"]
-    assert found.sensors[0].info.covers == ("cpu:*", "dram:*", "system")
+    assert found.sensors[0].info.covers == ("cpu:*", "dram:*", "gpu:*", "system")
     assert kernel.opened == [(21, PSYS, 0)]
 
 

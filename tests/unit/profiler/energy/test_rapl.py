@@ -53,7 +53,7 @@ def test_a_laptop_has_its_domains_once_though_a_twin_repeats_the_package(tmp_pat
     assert ids(found) == ["rapl:package-0", "rapl:psys", "rapl:core-0", "rapl:uncore-0"]
     covers = {s.info.id: s.info.covers for s in found.sensors}
     assert covers["rapl:package-0"] == ("cpu:0",)
-    assert covers["rapl:psys"] == ("cpu:*", "dram:*", "system")
+    assert covers["rapl:psys"] == ("cpu:*", "dram:*", "gpu:*", "system")
     assert all(part.startswith("cpu:0/") for part in covers["rapl:core-0"])
     assert "package-0 of intel-rapl-mmio repeats that of intel-rapl:" in reasons(found)
     assert all(refusal.why.remedy for refusal in found.refusals)

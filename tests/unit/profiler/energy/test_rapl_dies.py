@@ -100,6 +100,31 @@ def test_one_counter_shown_an_update_apart_is_still_one(tmp_path: Path) -> None:
     assert package.read() == 56
 
 
+@pytest.mark.parametrize("at_first", [True, False])
+def test_a_die_seen_while_its_file_was_not_yet_renewed_is_not_a_second_one(
+    tmp_path: Path, *, at_first: bool
+) -> None:
+    root, reader = trees.threadripper(tmp_path), trees.Reader()
+    start = int((root / trees.POWERCAP / "intel-rapl:0/energy_uj").read_text())
+
+    def late() -> str:  # 20 J behind die-0, once
+        reader.faults.clear()
+        return str(start - 20_000_000)
+
+    if at_first:
+        reader.faults["intel-rapl:1/energy_uj"] = late
+    package = sensor(find(root, reader=reader), "rapl:package-0")
+    for die in range(2):
+        trees.advance(root, f"intel-rapl:{die}", 20)
+    if not at_first:
+        assert package.read() == 20
+        reader.faults["intel-rapl:1/energy_uj"] = late
+    assert package.read() == 20
+    for die in range(2):
+        trees.advance(root, f"intel-rapl:{die}", 5)
+    assert package.read() == 25
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
