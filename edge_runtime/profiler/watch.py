@@ -32,7 +32,7 @@ from .wire import Listener, Plan, Progress
 _GRACE_S = 120.0
 """What a child may take beyond the time it is told to wait and to sustain."""
 _FALL_BACK_S = 5.0
-"""Clocks, and with them power, stay up for some seconds after the work: what idling costs cannot be
+"""Clocks, and with them power, stay up for some seconds after work: what idling costs cannot be
 seen before."""
 _EMULATED = Unavailable(
     reason="the energy of an emulated device would be that of this machine",
@@ -100,7 +100,7 @@ class Watch:
     def timeout_s(self) -> float:
         """When a child that has not answered is given up."""
         plan = self._plan
-        waits = plan.settle_s + 2 * plan.idle_s + self._fall_back_s + (plan.sustain_s or 0.0)
+        waits = plan.settle_s + 2 * (plan.idle_s + self._fall_back_s) + (plan.sustain_s or 0.0)
         return plan.timeout_s + waits + (_GRACE_S if waits else 0.0)
 
     def __enter__(self) -> Self:
@@ -153,11 +153,9 @@ class Watch:
             self._start = self._gauge.settle(self._plan.settle_s)
         elif self._gauge is not None and self._start is None:
             self._start = self._gauge.settle(0.0)
-        if progress.stage == "idle" and self._windows:
+        if progress.stage == "idle":
             time.sleep(self._fall_back_s)
-            self._idle("idle_b")
-        elif progress.stage == "idle":
-            self._idle("idle_a")
+            self._idle("idle_b" if self._windows else "idle_a")
         return enough
 
     def energy(self) -> Energy | Unavailable:
@@ -204,7 +202,7 @@ class Watch:
 
     @property
     def _fall_back_s(self) -> float:
-        """How long the device is left alone after the work, before the second idle window."""
+        """How long the device is left alone after work, starting the child too, to be idle."""
         return min(_FALL_BACK_S, self._plan.idle_s / 4)
 
     def _idle(self, name: WindowName) -> None:
