@@ -31,7 +31,6 @@ from ..statistics import Interval, confidence_interval
 from ..timeline import Window
 from ..units import NS_PER_S
 from .instruments import Instruments
-from .latency_pass import perform_latency
 from .limits import confine_cores
 from .pagecache import drop_from_page_cache, page_cache_state, resident_share
 from .protocols import Runner, runner
@@ -258,6 +257,8 @@ def main() -> None:
         spec = decode_spec(line)
         _bind_to_parent(spec.parent_pid)
         if isinstance(spec, LatencySpec):
+            from .latency_pass import perform_latency
+
             answer = perform_latency(spec, channel.send)
         else:
             if spec.limits is not None and spec.limits.cores is not None:
