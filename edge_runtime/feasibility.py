@@ -97,7 +97,7 @@ class CheckReport:
     peak_disk_bytes: int
     recommendation: str
     limits: Limits | None = None
-    schema: int = 1
+    schema: int = 2
 
     @property
     def exit_code(self) -> int:
