@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -218,7 +219,7 @@ class SensorTree:
             os.write(waiting, f"{text}\n".encode())
         finally:
             os.close(waiting)
-        os.replace(*names)  # noqa: PTH105
+        os.replace(*names)  # noqa: PTH105 - a Path would cost more than the renaming
 
 
 class MachineLoad:
@@ -261,11 +262,13 @@ def main() -> None:
     given = parser.parse_args()
     idle = Watts(package=given.idle_watts, dram=given.dram_idle_watts)
     busy = Watts(package=given.cpu_watts, dram=given.dram_watts)
-    share: Callable[[], float] = lambda: 1.0  # noqa: E731
+    share: Callable[[], float]
     if given.follow_cpu:
         share = MachineLoad()
     elif given.busy_file is not None:
-        share = lambda: float(given.busy_file.exists())  # noqa: E731
+        share = given.busy_file.exists
+    else:
+        share = partial(float, 1)
     tree = SensorTree(
         given.folder,
         between(idle, busy, share),

@@ -86,6 +86,7 @@ class EarlyEnd:
     ) -> None:
         """Gives Ctrl-C back."""
         if self._sustained:
+            # What signal.signal gave back it takes again; its two types do not say so.
             signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]
 
     def heard(self, progress: Progress) -> bool:

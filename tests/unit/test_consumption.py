@@ -16,7 +16,7 @@ from edge_runtime.basis import Basis, Unavailable
 from edge_runtime.codec import to_jsonable
 from edge_runtime.consumption import Consumption, consumption
 from edge_runtime.energy import EnergySeries, Scope, SeriesBreak
-from edge_runtime.measurement import Emulation, Limits, Measurement
+from edge_runtime.measurement import Emulation, Gpu, Limits, Measurement
 from edge_runtime.phase_energy import PhaseEnergy
 from edge_runtime.statistics import Interval
 from tests.energy_records import (
@@ -310,3 +310,16 @@ def test_nothing_a_sensor_says_raises_or_becomes_a_zero(
             json.dumps(to_jsonable(phase.tokens_per_wh), allow_nan=False)
             if isinstance(phase.net_j, float):
                 assert 0 < phase.net_j <= phase.gross_j
+
+
+def test_a_gpus_joules_are_none_of_a_model_that_ran_on_the_processor() -> None:
+    board = sensor("nvml:GPU-1", covers=("gpu:GPU-1",))
+    card = Gpu(name="GPU", description="", memory_bytes=None)
+    on_cpu = recorded(replace(MINUTE, sensor=board))
+    found = consumption(on_cpu)
+    assert isinstance(found, Unavailable)
+    assert "only a GPU is metered" in found.reason
+    offloaded = replace(on_cpu, host=replace(on_cpu.host, gpus=(card,)))
+    assert isinstance(used(offloaded).decode, PhaseEnergy)
+    kept = replace(offloaded, options=replace(offloaded.options, gpu_layers=0))
+    assert isinstance(consumption(kept), Unavailable)
