@@ -50,7 +50,7 @@ class Part:
     """The gross joules of one sensor by phase: inside the headline, or another level beside it.
 
     `in_headline` says that it is one of those the headline adds up. None where the workload has
-    no such phase.
+    no such phase. The standard uncertainties are those of the sensor in these very windows.
     """
 
     sensor: str
@@ -61,6 +61,8 @@ class Part:
     decode_j: float | Unavailable | None
     prefill_j_per_token: float | None
     decode_j_per_token: float | None
+    prefill_u_j: float | None = None
+    decode_u_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +172,9 @@ def _parts(
     alone = names if len(names) == 1 else set()
 
     def part(series: EnergySeries) -> Part:
-        prefill_j, decode_j = (_gross_j(series, phase) for phase in (prefill, decode))
+        (prefill_j, prefill_u_j), (decode_j, decode_u_j) = (
+            _gross_j(series, phase) for phase in (prefill, decode)
+        )
         return Part(
             sensor=series.sensor.id,
             source=series.sensor.source,
@@ -180,16 +184,21 @@ def _parts(
             decode_j=decode_j,
             prefill_j_per_token=_each_j(prefill_j, prefill),
             decode_j_per_token=_each_j(decode_j, decode),
+            prefill_u_j=prefill_u_j,
+            decode_u_j=decode_u_j,
         )
 
     return tuple(part(series) for series in energy.series if series.sensor.id not in alone)
 
 
-def _gross_j(series: EnergySeries, phase: Phase) -> float | Unavailable | None:
+def _gross_j(series: EnergySeries, phase: Phase) -> tuple[float | Unavailable | None, float | None]:
+    """The joules of one phase and their standard uncertainty."""
     if not phase.spans:
-        return None
+        return None, None
     found = joules_within(series, phase.spans, working=True)
-    return found if isinstance(found, Unavailable) else found.total_j
+    return (
+        (found, None) if isinstance(found, Unavailable) else (found.total_j, found.instrument_u_j)
+    )
 
 
 def _each_j(joules: float | Unavailable | None, phase: Phase) -> float | None:

@@ -26,7 +26,8 @@ MOST_DRIFT = 0.10
 WH_J = 3600.0
 """Joules in a watt-hour."""
 
-_NORMAL_95 = 1.960
+NORMAL_95 = 1.960
+"""Half of a 95 % interval in standard uncertainties, where these are known."""
 _MOST_TOKENS = 10**12
 _WIDEST = math.log(1e6)
 _IDLE = "Measure with idle windows: edge profile --idle 30s"
@@ -88,7 +89,7 @@ class IdleLevel:
     @property
     def interval(self) -> Interval:
         """The mean with its 95 % interval."""
-        return _positive(self.power_w, _NORMAL_95 * self.u_w)
+        return _positive(self.power_w, NORMAL_95 * self.u_w)
 
 
 def phase_of(measurement: Measurement, *, prefill: bool) -> Phase:
@@ -144,14 +145,14 @@ def phase_energy(
     if 2 * instrument >= gross:
         return Unavailable(
             reason=f"below sensor resolution: {gross:.3g} J in {format_duration(window_s)} are"
-            f" known to ± {_NORMAL_95 * instrument:.2g} J only",
+            f" known to ± {NORMAL_95 * instrument:.2g} J only",
             remedy="Measure for longer: a larger --budget or more repetitions.",
         )
     rates = [joules / count for joules, count in zip(each, phase.tokens, strict=True)]
     repetition = tokens * statistics.stddev(rates) / math.sqrt(len(rates))
     gross_u = math.hypot(instrument, repetition)
     spread = statistics.t95(len(rates) - 1) * repetition if len(rates) > 1 else 0.0
-    half = math.hypot(_NORMAL_95 * instrument, spread)
+    half = math.hypot(NORMAL_95 * instrument, spread)
     idle_u = 0.0 if isinstance(idle, Unavailable) else window_s * idle.u_w
     net = _net(gross, window_s, idle, measurement, math.hypot(instrument, idle_u))
     net_u: float | None = None
@@ -160,7 +161,7 @@ def phase_energy(
         net_per_token = net
     else:
         net_u = math.hypot(gross_u, idle_u)
-        net_half = math.hypot(half, _NORMAL_95 * idle_u)
+        net_half = math.hypot(half, NORMAL_95 * idle_u)
         net_per_token = Interval(
             low=(net - net_half) / tokens, value=net / tokens, high=(net + net_half) / tokens
         )
@@ -220,7 +221,7 @@ def _net(
     if 2 * u_j >= net_j:
         return Unavailable(
             reason=f"below sensor resolution: the {net_j:.3g} J that the model adds are known to"
-            f" ± {_NORMAL_95 * u_j:.2g} J only",
+            f" ± {NORMAL_95 * u_j:.2g} J only",
             remedy="Measure for longer: a larger --budget or more repetitions.",
         )
     return net_j

@@ -13,7 +13,7 @@ from ..consumption import Consumption, consumption
 from ..energy import Scope
 from ..energy_use import EnergyRecord, EnergyReport, EnergyUse, Scenario
 from ..measurement import Measurement
-from ..phase_energy import PhaseEnergy
+from ..phase_energy import NORMAL_95, PhaseEnergy
 from ..statistics import Interval
 from ..units import format_duration
 from .plain import plain
@@ -231,10 +231,10 @@ def _record_lines(one: EnergyRecord) -> list[str]:
     for part in used.parts:
         where = "in the sum" if part.in_headline else "not added"
         joules = ", ".join(
-            f"{name} {_part_words(total, each)}"
-            for name, total, each in (
-                ("decode", part.decode_j, part.decode_j_per_token),
-                ("prefill", part.prefill_j, part.prefill_j_per_token),
+            f"{name} {_part_words(total, u_j, each)}"
+            for name, total, u_j, each in (
+                ("decode", part.decode_j, part.decode_u_j, part.decode_j_per_token),
+                ("prefill", part.prefill_j, part.prefill_u_j, part.prefill_j_per_token),
             )
             if total is not None
         )
@@ -243,10 +243,14 @@ def _record_lines(one: EnergyRecord) -> list[str]:
     return lines
 
 
-def _part_words(joules: float | Unavailable, per_token: float | None) -> str:
-    if isinstance(joules, Unavailable) or per_token is None:
-        return unavailable_words(joules) if isinstance(joules, Unavailable) else ""
-    return f"{three_digits(joules)} J gross, {three_digits(per_token)} J/token"
+def _part_words(joules: float | Unavailable, u_j: float | None, per_token: float | None) -> str:
+    if isinstance(joules, Unavailable):
+        return unavailable_words(joules)
+    if u_j is None or per_token is None:
+        return ""
+    half = NORMAL_95 * u_j
+    error = Interval(low=joules - half, value=joules, high=joules + half)
+    return f"{_with_error(error, ' J gross')}, {three_digits(per_token)} J/token"
 
 
 def _joules(phase: PhaseEnergy) -> str:

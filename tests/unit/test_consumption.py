@@ -323,3 +323,14 @@ def test_a_gpus_joules_are_none_of_a_model_that_ran_on_the_processor() -> None:
     assert isinstance(used(offloaded).decode, PhaseEnergy)
     kept = replace(offloaded, options=replace(offloaded.options, gpu_layers=0))
     assert isinstance(consumption(kept), Unavailable)
+
+
+def test_the_joules_of_a_part_are_as_uncertain_as_those_of_a_headline_of_its_own() -> None:
+    other = replace(MINUTE, sensor=sensor("rapl:dram-0", covers=("dram:0",)))
+    parts = used(recorded(MINUTE, other)).parts
+    alone = used(recorded(MINUTE)).decode
+    assert isinstance(alone, PhaseEnergy)
+    for part in parts:
+        assert part.decode_j == pytest.approx(alone.gross_j)
+        assert part.decode_u_j is not None
+        assert 0 < part.decode_u_j <= alone.gross_u_j
