@@ -23,7 +23,7 @@ import onnx_builder
 from convert import ROOT
 
 TINY = ROOT / "edge_runtime" / "tiny_model"
-TEXT = ROOT / "tests" / "data" / "tiny_heldout.txt"
+TEXT = TINY / "heldout.txt"
 WINDOW = 256
 
 Options = dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,9 +37,14 @@ def artifact(name: str, level: str, folder: Path, layers: int | None = None) -> 
 
 
 def with_vocabulary(source: Artifact, out: Path, *, merges: int = 1) -> Artifact:
-    """A copy with a made-up vocabulary of the shape's size, for what needs a tokenizer."""
+    """A copy with a made-up vocabulary of the shape's size, for what needs a tokenizer.
+
+    Its tokens from 2 on are the 256 bytes, as byte-level tokenizers spell them: any text becomes as
+    many tokens as it has bytes.
+    """
     size = source.shape.vocabulary_tokens
     tokens = [f"t{i:x}" for i in range(size)]
+    tokens[2:258] = byte_alphabet()
     metadata = {
         key: value
         for key, value in source.metadata.items()
@@ -66,6 +72,16 @@ def with_vocabulary(source: Artifact, out: Path, *, merges: int = 1) -> Artifact
     ]
     gguf.write(out, metadata, planned)
     return Artifact.open(out)
+
+
+def byte_alphabet() -> list[str]:
+    """The characters that stand for the 256 bytes in byte-level tokenizers, in the bytes' order.
+
+    Those that print stand for themselves; the others for U+0100 and on, in turn.
+    """
+    printing = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = itertools.count(256)
+    return [chr(byte if byte in printing else next(others)) for byte in range(256)]
 
 
 def _slabs(path: Path, tensor: TensorInfo) -> Iterator[bytes]:

@@ -3,7 +3,7 @@
     python benchmarks/two_engines.py                  # KL and top-1 of every level, as JSON
     python benchmarks/two_engines.py --memory         # what ONNX Runtime holds, by shape and level
 
-Quality is that of the shipped tiny model on `tests/data/tiny_heldout.txt`, against its unquantized
+Quality is that of the shipped tiny model on its own `heldout.txt`, against its unquantized
 GGUF: the mean Kullback-Leibler divergence of the next token's distribution in nats, the share of
 positions where the likeliest token is the same, and perplexity. It is a small model, trained on
 little; the order of the levels says more than the numbers.
@@ -36,7 +36,7 @@ from edge_runtime.profiler import Plan, measure
 
 LEVELS = ("F32", "F16", "Q8_0", "Q4_K_M", "Q4_0",
           "onnx:fp32", "onnx:fp16", "onnx:int8", "onnx:int4")  # fmt: skip
-HELDOUT = Path(__file__).resolve().parent.parent / "tests" / "data" / "tiny_heldout.txt"
+HELDOUT = Path(str(importlib.resources.files("edge_runtime") / "tiny_model" / "heldout.txt"))
 CHUNK_TOKENS = 256
 SHAPES = (("smollm2-135m", None), ("qwen2.5-0.5b", None), ("llama-3.2-1b", 8))
 MIB = 1024**2

@@ -22,6 +22,7 @@ _HOMES = {
     ".artifact": ("Artifact", "ModelShape"),
     ".backends": ("GREEDY", "Message", "Piece", "Sampling"),
     ".basis": ("Basis", "Unavailable"),
+    ".comparison": ("Comparison",),
     ".errors": (
         "ArtifactError",
         "BackendError",
@@ -50,6 +51,7 @@ _HOMES = {
         "prefill_workload",
     ),
     ".profiler": ("Plan", "detect_host", "measure", "measure_latency"),
+    ".rounds": ("compare",),
     ".statistics": ("Interval",),
     ".verdict": ("Target", "Verdict", "VerdictKind", "judge"),
 }
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from .backends import Sampling as Sampling
     from .basis import Basis as Basis
     from .basis import Unavailable as Unavailable
+    from .comparison import Comparison as Comparison
     from .errors import ArtifactError as ArtifactError
     from .errors import BackendError as BackendError
     from .errors import ContextFullError as ContextFullError
@@ -97,6 +100,7 @@ if TYPE_CHECKING:
     from .profiler import detect_host as detect_host
     from .profiler.latency import measure_latency as measure_latency
     from .profiler.measure import measure as measure
+    from .rounds import compare as compare
     from .statistics import Interval as Interval
     from .verdict import Target as Target
     from .verdict import Verdict as Verdict

@@ -21,10 +21,11 @@ from .statistics import Interval
 from .timeline import Timeline
 from .units import NS_PER_S
 
-SCHEMA = 2
+SCHEMA = 3
 """The number of the JSON layout; a reader refuses one it does not know."""
 OLDEST_SCHEMA = 1
-"""The oldest layout that is still read: 2 added energy, heat, the timeline and emulation."""
+"""The oldest layout that is still read: 2 added energy, heat, the timeline and emulation, 3 rounds
+and importance matrices."""
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
@@ -111,6 +112,7 @@ class ArtifactRecord:
     size_bytes: int
     decode_bytes: int
     synthetic: bool
+    imatrix: bool = False  # quantized by an importance matrix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +192,8 @@ class Run:
     def prefill_tokens_per_s(self) -> float | None:
         """Prefilled tokens over prefill time, or None when none were prefilled."""
         if self.prefilled_ns is None or self.prefilled_ns <= self.started_ns:
+            return None
+        if self.prefill_tokens <= 0:
             return None
         return self.prefill_tokens * NS_PER_S / (self.prefilled_ns - self.started_ns)
 
@@ -280,6 +284,8 @@ class Measurement:
     not be run to the letter. `refusals` are the energy sensors that give no reading here.
     `stated_power_w` is the device's power while it works as the user stated it, for an estimate
     where nothing measures. `sustain_s` is how long the repetitions were kept up on purpose.
+    `round` is which round of a comparison it belongs to, from 0: levels measured in the same round
+    met the same machine, and are compared pair by pair.
     """
 
     created: str
@@ -303,6 +309,7 @@ class Measurement:
     battery: Battery | None = None
     stated_power_w: float | None = None
     sustain_s: float | None = None
+    round: int | None = None
     requested: SessionOptions | None = None
     notes: tuple[str, ...] = ()
     schema: int = field(default=SCHEMA)
@@ -384,6 +391,7 @@ class CellFailure:
     cause: str
     way_out: str
     limits: Limits | None = None
+    round: int | None = None
     schema: int = field(default=SCHEMA)
 
     def to_json(self) -> dict[str, object]:

@@ -133,12 +133,7 @@ class Model:
         token that begins a text is added when the tokenizer wants it, once.
         """
         turns = [_message(message) for message in messages]
-        text = self.session.render_chat(turns)
-        tokens = self.session.tokenize(text, add_special=True, parse_special=True)
-        bare = self.session.tokenize(text, add_special=False, parse_special=True)
-        # Many templates write the beginning token themselves; two of them confuse a model.
-        doubled = len(tokens) > len(bare) and bare[:1] == tokens[:1]
-        return bare if doubled else tokens
+        return backends.rendered_tokens(self.session, self.session.render_chat(turns))
 
     def embed(self, text: str) -> Sequence[float]:
         """The embedding of a text, unit length; needs `load(..., embeddings=True)`."""

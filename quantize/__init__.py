@@ -4,6 +4,8 @@
     requantize  a GGUF or an ONNX model of floats becomes a smaller one of its own format
     synthesize  a shape becomes one with random weights, to be timed and never to be read
 
+And `calibrate` measures on a text what a GGUF model leans on, for `requantize` to spare that.
+
 The level says which format: `Q4_K_M` is GGUF's, `onnx:int4` ONNX's. Each writes to a temporary
 name, renames at the end and returns the `Artifact` read back from the disk. Names are resolved when
 they are first used: importing this package loads the standard library only. It refuses to know how
@@ -16,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .calibration import calibrate, check_apart
     from .formats import (
         convert,
         is_onnx_level,
@@ -39,6 +42,8 @@ _HOMES = {
     "QuantizePlan": ".planning",
     "TensorPlan": ".planning",
     "build_with_genai": ".onnx.genai_builder",
+    "calibrate": ".calibration",
+    "check_apart": ".calibration",
     "convert": ".formats",
     "genai_notes": ".onnx.genai_builder",
     "is_onnx_level": ".formats",
@@ -55,6 +60,8 @@ _HOMES = {
 
 __all__ = [
     "build_with_genai",
+    "calibrate",
+    "check_apart",
     "convert",
     "genai_notes",
     "is_onnx_level",

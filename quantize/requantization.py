@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edge_runtime.artifact import Artifact, Level
@@ -85,12 +85,34 @@ def requantize(
     return Artifact.open(outs[0])
 
 
+def check_requantize(
+    source: Path,
+    outs: Mapping[str, Path],
+    *,
+    options: QuantizeOptions | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Raises what `requantize` would for levels and their files, but for a missing matrix.
+
+    Measuring an importance matrix takes long: what will be refused afterwards is refused before.
+    """
+    asked = [request(Path(source), level, options) for level in outs]
+    for out in outs.values():
+        check_destination(Path(out), overwrite=overwrite)
+    with Quantizer() as quantizer:
+        for one in asked:
+            plan = answer(one, quantizer)
+            _check_losses(one, plan)
+            _check_patterns(plan)
+
+
 def needs_importance(recipe: Level) -> UnsupportedError:
     """The refusal of a level whose quality depends on an importance matrix."""
     return UnsupportedError(
         f"{recipe.name} needs an importance matrix.",
         cause="At so few bits llama.cpp's quantizer must know which weights matter.",
-        way_out="Give one (--imatrix FILE), or choose a level without: Q2_K, IQ3_S or larger.",
+        way_out="Give one (--imatrix FILE; edge quantize --calibrate TEXT measures one), or choose"
+        " a level without: Q2_K, IQ3_S or larger.",
     )
 
 
@@ -139,7 +161,8 @@ def _check_importance(asked: Request, plan: QuantizePlan) -> None:
                 "There is no importance matrix" if asked.imatrix is None else "The matrix lacks it"
             )
             + (f", and the same holds for {others} more." if others else "."),
-            way_out="Give an importance matrix that holds it (--imatrix FILE), or a larger type.",
+            way_out="Give an importance matrix that holds it (--imatrix FILE, or measure one:"
+            " --calibrate TEXT), or a larger type.",
         )
 
 

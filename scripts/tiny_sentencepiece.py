@@ -25,7 +25,7 @@ def main() -> None:
     """Trains the model and writes both files."""
     prefix = DATA / "tiny_sentencepiece"
     sentencepiece.SentencePieceTrainer.train(
-        input=str(DATA / "tiny_heldout.txt"),
+        input=str(ROOT / "edge_runtime" / "tiny_model" / "heldout.txt"),
         model_prefix=str(prefix),
         model_type="bpe",
         vocab_size=600,

@@ -8,7 +8,7 @@ pairs, tied embeddings, float16). Refuses to know the GGUF format and the text i
     python scripts/train_tiny_model.py --out edge_runtime/tiny_model
 
 The directory appears whole or not at all: everything is written beside it first, then renamed.
-The held-out excerpt for the tests is written to `--heldout` at the end.
+The held-out excerpt goes along, as `heldout.txt`.
 
 The default run reads 3.9 million tokens in about 15 minutes on one core of a server, shared, and
 needs less than 1 GB. What comes out alike, as far as it was tried (torch 2.13.0 for CPU, Linux, one
@@ -76,9 +76,9 @@ another.
 | weights | float16 |
 | held-out perplexity | {perplexity} per token ({bits} bits per byte) |
 
-The perplexity is that of the float16 weights on `tests/data/tiny_heldout.txt`, stories of a seed
-that the training never used: the text is cut into pieces of 511 tokens, each is read after
-`<|bos|>`, and every token is scored.
+The perplexity is that of the float16 weights on `heldout.txt`, stories of a seed that the training
+never used: the text is cut into pieces of 511 tokens, each is read after `<|bos|>`, and every token
+is scored. `edge compare` scores this model on the same text.
 
 ## Text
 
@@ -379,7 +379,7 @@ def _json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def save(model: Llama, tokenizer: Tokenizer, card: str, out: Path) -> None:
+def save(model: Llama, tokenizer: Tokenizer, card: str, excerpt: str, out: Path) -> None:
     """Writes the whole Hugging Face directory beside `out`, then puts it in its place."""
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -430,6 +430,7 @@ def save(model: Llama, tokenizer: Tokenizer, card: str, out: Path) -> None:
             },
         )
         (fresh / "README.md").write_text(card, encoding="utf-8")
+        (fresh / "heldout.txt").write_text(excerpt, encoding="utf-8")
         if out.exists():
             out.rename(work / "old")
         fresh.rename(out)
@@ -441,7 +442,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the options of the command line."""
     parser = argparse.ArgumentParser(description="Train the tiny model that ships here.")
     parser.add_argument("--out", type=Path, default=ROOT / "edge_runtime" / "tiny_model")
-    parser.add_argument("--heldout", type=Path, default=ROOT / "tests/data/tiny_heldout.txt")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--steps", type=int, default=1900)
     parser.add_argument("--rows", type=int, default=2, help="sequences in a batch")
@@ -472,9 +472,7 @@ def main() -> None:
     for prompt in ("Once upon a time", question):
         ids = tokenizer.encode(prompt).ids
         print(f"> {prompt!r}\n{tokenizer.decode(generate(model, ids, 120, 0.8, options.seed))}\n")
-    save(model, tokenizer, card(options, count, per_token, bits), options.out)
-    options.heldout.parent.mkdir(parents=True, exist_ok=True)
-    options.heldout.write_text(excerpt, encoding="utf-8")
+    save(model, tokenizer, card(options, count, per_token, bits), excerpt, options.out)
 
 
 def card(options: argparse.Namespace, count: int, per_token: float, bits: float) -> str:

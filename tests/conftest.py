@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.resources
 import os
 import signal
@@ -137,3 +138,12 @@ def tiny_gguf(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     out = tmp_path_factory.mktemp("tiny") / "tiny-f16.gguf"
     return quantize.convert(tiny_model_dir, out, level="F16").path
+
+
+@pytest.fixture
+def children_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measures in this process, without a child: for the backend without an engine."""
+    from children_here import ChildHere
+
+    module = importlib.import_module("edge_runtime.profiler.measure")
+    monkeypatch.setattr(module, "Child", ChildHere)

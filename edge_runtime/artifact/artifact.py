@@ -25,6 +25,8 @@ SYNTHETIC_KEY = "edge_runtime.synthetic"
 """Metadata: true when the weights are random, made only to measure speed."""
 LAYERS_OF_MODEL_KEY = "edge_runtime.layers_of_model"
 """Metadata: the layers of the whole model when the file holds fewer."""
+_IMATRIX_KEYS = ("quantize.imatrix.entries_count", "quantize.imatrix.file")
+"""Metadata: what llama.cpp's quantizer notes of an importance matrix it went by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,11 @@ class Artifact:
         """Trained parameters in the file, by its own tensors; what is there twice counts once."""
         stored = sum(t.elements for t in self.tensors if not is_rope_table(t.name))
         return stored - self.repeated_parameters
+
+    @property
+    def imatrix(self) -> bool:
+        """Whether the file says that it was quantized by an importance matrix."""
+        return any(key in self.metadata for key in _IMATRIX_KEYS)
 
     @property
     def weight_bytes(self) -> int:

@@ -131,6 +131,18 @@ class Session(Protocol):
     def logits(self) -> Sequence[float]:
         """A copy of the logits after the last evaluated token: `vocabulary_tokens` float32."""
 
+    def all_logits(self, tokens: Sequence[int], *, first: int = 0) -> Iterator[memoryview[float]]:
+        """Evaluates tokens after the present position, giving the logits after each from `first`.
+
+        They come in order, in blocks of float32 of shape (rows, vocabulary_tokens), one row for
+        each of `tokens[first:]`. A block is valid until the next one is asked for or the session is
+        used or closed: it may be the engine's own memory. It may be written to, so that `logits`
+        has none afterwards. No more memory is taken than for the rows of one engine batch. Nothing
+        is evaluated before the first block is asked for. Raises ContextFullError when the tokens do
+        not fit, UnsupportedError for a model that gives the last position's logits only, and
+        BackendError when the session is used otherwise between two blocks.
+        """
+
     def sampler(self, sampling: Sampling) -> Sampler:
         """A sampler over this session's logits."""
 
@@ -269,6 +281,19 @@ def backend_for(artifact: Artifact, name: str) -> Backend:
         return chosen
     others = (backend(other) for other in BUILTIN)
     return next((other for other in others if artifact.format in other.formats), chosen)
+
+
+def rendered_tokens(session: Session, text: str) -> list[int]:
+    """The tokens of a conversation that a chat template made into a text.
+
+    Special tokens in it count as such, also where a message spells them. The token that begins a
+    text is added when the tokenizer wants it, once.
+    """
+    tokens = session.tokenize(text, add_special=True, parse_special=True)
+    bare = session.tokenize(text, add_special=False, parse_special=True)
+    # Many templates write the beginning token themselves; two of them confuse a model.
+    doubled = len(tokens) > len(bare) and bare[:1] == tokens[:1]
+    return bare if doubled else tokens
 
 
 def backend_names() -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import random
 import signal
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -25,7 +26,7 @@ from ..artifact import Artifact
 from ..errors import BackendError, MemoryLimitError, UnsupportedError, UsageError
 from ..measurement import Engine, Gpu, SessionOptions
 from ..memory import Buffer
-from . import Message, Piece, Sampling, chat_template, generation
+from . import Message, Piece, Sampling, chat_template, generation, slices
 
 SCRIPT_VARIABLE = "EDGE_RUNTIME_FAKE"
 END_TOKEN = 256
@@ -310,6 +311,35 @@ class FakeSession:
         for token, score in self.scores().items():
             values[token] = score
         return values
+
+    def all_logits(self, tokens: Sequence[int], *, first: int = 0) -> Iterator[memoryview[float]]:
+        """Takes tokens after the present position, giving the logits after each from `first`."""
+        self._need_open()
+        checked = generation.check_tokens(tokens, self.vocabulary_tokens)
+        slices.check_first(first, len(checked))
+        generation.check_room(self, len(checked), len(self._held))
+        return self._blocks(checked, first)
+
+    def _blocks(self, tokens: list[int], first: int) -> Iterator[memoryview[float]]:
+        batch = self.options.micro_batch_tokens
+        rows = slices.most_rows(self.vocabulary_tokens, batch)
+        start = 0
+        while start < len(tokens):
+            left, ahead = len(tokens) - start, max(0, first - start)
+            count = slices.length(left, ahead, batch_tokens=batch, rows=rows)
+            block = array("f")
+            for index, token in enumerate(tokens[start : start + count]):
+                self.prefill([token])
+                if index >= ahead:
+                    block.extend(self.logits())
+            self._has_logits = False
+            start += count
+            if block:
+                held = len(self._held)
+                shape = (count - ahead, self.vocabulary_tokens)
+                yield memoryview(block).cast("B").cast("f", shape)
+                self._need_open()
+                slices.check_unmoved(len(self._held), held)
 
     def sampler(self, sampling: Sampling) -> FakeSampler:
         """A sampler over this session's logits."""

@@ -17,6 +17,7 @@ from .. import __version__
 from ..errors import EdgeError
 from ..report.plain import plain
 from .check import check
+from .compare import compare
 from .convert import convert
 from .doctor import doctor
 from .energy import energy
@@ -24,6 +25,7 @@ from .inspect import inspect
 from .models import models
 from .profile import profile
 from .quantize import quantize
+from .report import report
 from .run import run
 
 app = typer.Typer(
@@ -37,6 +39,8 @@ app = typer.Typer(
 app.command(help="Say which models this device can run, how fast, and how sure that is.")(check)
 app.command(help="Run a model: complete a prompt, or chat.")(run)
 app.command(help="Measure a model: tokens/s, latency, memory, energy.")(profile)
+app.command(help="Compare levels: speed, memory, energy and quality on one table.")(compare)
+app.command(help="Make one page of saved results: verdict, table, charts.")(report)
 app.command(help="Say what a measured model costs in energy, and on a battery.")(energy)
 app.command(help="Make a GGUF file or an ONNX folder of a Hugging Face checkpoint.")(convert)
 app.command(help="Make a GGUF file or an ONNX model smaller, at one level or several.")(quantize)

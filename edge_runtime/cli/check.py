@@ -106,7 +106,7 @@ def check(
     budget_s = parse_duration_s(budget, "--budget")
     if budget_s <= 0:
         raise UsageError("The budget must be positive.", way_out="Write it like 60s or 3m.")
-    rate, name, source = _rate_of(target, language)
+    rate, name, source = options.target_rate(target, language)
     asked = Target(
         decode_tokens_per_s=rate,
         context_tokens=context,
@@ -138,22 +138,6 @@ def check(
         )
     _show(report, json_output=json_output, save=save)
     raise typer.Exit(report.exit_code)
-
-
-def _rate_of(target: str, language: str) -> tuple[float, str, str]:
-    from profiles import reading
-
-    try:
-        rate = float(target)
-    except ValueError:
-        try:
-            rate, source = reading.needed_tokens_per_s(target, language)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        return rate, target if language == "en" else f"{target} in {language}", source
-    if not 0 < rate < 1e6:
-        raise UsageError(f"A target of {target} tok/s makes no sense.")
-    return rate, "as asked", ""
 
 
 def _refuse_unwritable(save: Path | None) -> None:

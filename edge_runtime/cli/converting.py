@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 USUAL_GGUF_LEVEL = "F16"
 USUAL_ONNX_LEVEL = "onnx:int4"
 
-_UNWEIGHTED = ("F32", "F16", "BF16", "Q8_0")
+UNWEIGHTED = ("F32", "F16", "BF16", "Q8_0")
 """Levels that round every weight by itself."""
 _GGUFS_OWN = {
     "--split-max-size": "An ONNX model's weights lie in one data file, however large it is.",
@@ -167,7 +167,7 @@ def write_gguf(
     from .jobs import interruptible, job, say
     from .quantizing import warn_of_slow_levels
 
-    if imatrix is not None and order.level in _UNWEIGHTED:
+    if imatrix is not None and order.level in UNWEIGHTED:
         raise UsageError(
             f"An importance matrix has no effect at {order.level}.",
             way_out="Leave --imatrix out.",

@@ -20,8 +20,11 @@ from ..report.plain import plain
 
 
 @contextmanager
-def job(label: str, work_bytes: int) -> Iterator[Callable[[float], None]]:
-    """Gives a function that is told which share of a job over `work_bytes` is done, 0 to 1."""
+def job(label: str, work_bytes: int | None) -> Iterator[Callable[[float], None]]:
+    """Gives a function that is told which share of a job over `work_bytes` is done, 0 to 1.
+
+    None is work that is not counted in bytes: no rate is shown.
+    """
     if not sys.stderr.isatty():
         yield lambda _share: None
         return
@@ -39,13 +42,14 @@ def job(label: str, work_bytes: int) -> Iterator[Callable[[float], None]]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TransferSpeedColumn(),
+        *(() if work_bytes is None else (TransferSpeedColumn(),)),
         TimeRemainingColumn(),
     )
+    total = max(work_bytes or 0, 1)
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, refresh_per_second=5) as bar:
-        task = bar.add_task(plain(label, most=40), total=max(work_bytes, 1))
-        yield lambda share: bar.update(task, completed=share * max(work_bytes, 1))
+        task = bar.add_task(plain(label, most=40), total=total)
+        yield lambda share: bar.update(task, completed=share * total)
 
 
 @contextmanager

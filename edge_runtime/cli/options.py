@@ -67,15 +67,21 @@ def read_limits(memory: str | None, cores: int | None) -> Limits | None:
         return None
     from ..profiler import detect_host
     from ..profiler.limits import checked_limits
+
+    size = read_size(memory, "--limit-memory")
+    return checked_limits(Limits(memory_bytes=size, cores=cores), detect_host())
+
+
+def read_size(text: str | None, option: str) -> int | None:
+    """The bytes that an option says, None where it is not given. Raises UsageError."""
     from ..units import parse_bytes
 
-    size = None
-    if memory is not None:
-        try:
-            size = parse_bytes(memory)
-        except UsageError as error:
-            raise UsageError(f"--limit-memory: {error.fact}", way_out=error.way_out) from None
-    return checked_limits(Limits(memory_bytes=size, cores=cores), detect_host())
+    if text is None:
+        return None
+    try:
+        return parse_bytes(text)
+    except UsageError as error:
+        raise UsageError(f"{option}: {error.fact}", way_out=error.way_out) from None
 
 
 def provider_names(asked: Sequence[str] | None) -> tuple[str, ...]:
@@ -89,6 +95,26 @@ def provider_names(asked: Sequence[str] | None) -> tuple[str, ...]:
 
         require_known(names)
     return names
+
+
+def target_rate(target: str, language: str = "en") -> tuple[float, str, str]:
+    """The rate that is wanted, tokens/s, what it is called, and its source.
+
+    `target` is a number or the name of a use. Raises UsageError.
+    """
+    from profiles import reading
+
+    try:
+        rate = float(target)
+    except ValueError:
+        try:
+            rate, source = reading.needed_tokens_per_s(target, language)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        return rate, target if language == "en" else f"{target} in {language}", source
+    if not 0 < rate < 1e6:
+        raise UsageError(f"A target of {target} tok/s makes no sense.")
+    return rate, "as asked", ""
 
 
 def kv_type(text: str) -> KvType:

@@ -6,9 +6,7 @@ generates no text goes to `latency`. Data goes to stdout, everything else to std
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +21,7 @@ from .options import LimitCores, LimitMemory, Provider, provider_names, read_lim
 from .profiling import (
     AUTO,
     Sweep,
+    command_without_files,
     open_artifacts,
     option_axes,
     read_idle,
@@ -362,7 +361,7 @@ def profile(
         plan=plan,
         earlier=earlier,
         retry_failed=not keep_failed,
-        command=_command(sys.argv[1:]),
+        command=command_without_files(sys.argv[1:]),
         backend=backend if typed("backend") else None,
         stated_power_w=read_power(estimate_power),
         tell_energy=form != "text",
@@ -378,17 +377,3 @@ def _form(output: str | None, *, as_json: bool) -> str:
             raise UsageError(f"--json and -o {output} are two formats.", way_out="Give one.")
         return "json"
     return output or ("text" if sys.stdout.isatty() else "md")
-
-
-def _command(arguments: Sequence[str]) -> str:
-    """The command line to repeat, without the file to save to."""
-    kept: list[str] = []
-    skip = False
-    for word in arguments:
-        if skip or word.startswith(("--save=", "--resume=")):
-            skip = False
-        elif word in ("--save", "--resume"):
-            skip = True
-        else:
-            kept.append(word)
-    return shlex.join(("edge", *kept))

@@ -6,6 +6,7 @@ something is timed. Ctrl-C ends the sweep after telling how to go on.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,6 +113,20 @@ def option_axes(
     if threads is not None and threads != AUTO:
         axes["threads"] = _positive(parse_numbers(threads, "-t"), "-t")
     return axes
+
+
+def command_without_files(arguments: Sequence[str]) -> str:
+    """The command line to repeat, without the file to save to."""
+    kept: list[str] = []
+    skip = False
+    for word in arguments:
+        if skip or word.startswith(("--save=", "--resume=")):
+            skip = False
+        elif word in ("--save", "--resume"):
+            skip = True
+        else:
+            kept.append(word)
+    return shlex.join(("edge", *kept))
 
 
 def open_artifacts(models: Sequence[str]) -> tuple[Artifact, ...]:

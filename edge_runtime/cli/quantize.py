@@ -1,7 +1,7 @@
 """`edge quantize`: a finished model becomes smaller ones, in the format it has.
 
 This file declares the arguments; `quantizing` does the levels of a GGUF file one after the other,
-`quantizing_onnx` those of an ONNX model.
+`quantizing_onnx` those of an ONNX model, and `calibrating` measures what they should spare.
 """
 
 from __future__ import annotations
@@ -54,7 +54,30 @@ def quantize(
     ] = None,
     imatrix: Annotated[
         Path | None,
-        typer.Option("--imatrix", help="Importance matrix.", rich_help_panel=_PANEL_WHAT),
+        typer.Option(
+            "--imatrix",
+            help="Importance matrix: what the model leans on, for low levels to spare.",
+            rich_help_panel=_PANEL_WHAT,
+        ),
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="TEXT",
+            help="Text file to run the model on: an importance matrix is measured (GGUF), or gptq"
+            " calibrated (ONNX). Take text like its use, not the text you judge it by.",
+            rich_help_panel=_PANEL_WHAT,
+        ),
+    ] = None,
+    imatrix_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--imatrix-out",
+            help="File that the measured matrix is kept in.",
+            show_default="./NAME-imatrix.gguf",
+            rich_help_panel=_PANEL_WHAT,
+        ),
     ] = None,
     allow_requantize: Annotated[
         bool,
@@ -165,15 +188,6 @@ def quantize(
             rich_help_panel=_PANEL_ONNX,
         ),
     ] = None,
-    calibrate: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibrate",
-            metavar="TEXT",
-            help="Text file whose beginning gptq runs the model on.",
-            rich_help_panel=_PANEL_ONNX,
-        ),
-    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -214,7 +228,7 @@ def quantize(
     ] = None,
 ) -> None:
     """Quantizes a GGUF file or an ONNX model to one level or several."""
-    from . import quantizing
+    from . import calibrating, quantizing
 
     if list_levels:
         quantizing.show_levels(as_json=as_json)
@@ -232,7 +246,6 @@ def quantize(
         "--asymmetric": symmetric is False or None,
         "--accuracy-level": accuracy_level,
         "--exclude": exclude,
-        "--calibrate": calibrate,
     }
     from .quantizing_onnx import onnx_source
 
@@ -242,6 +255,7 @@ def quantize(
             "ONNX models",
             {
                 "--imatrix": imatrix,
+                "--imatrix-out": imatrix_out,
                 "--allow-requantize": allow_requantize,
                 "--tensor-type": tensor_type,
                 "--pure": pure,
@@ -255,7 +269,7 @@ def quantize(
         _quantize_onnx(
             model,
             asked,
-            for_onnx,
+            for_onnx | {"--calibrate": calibrate},
             out,
             out_dir,
             dry_run=dry_run,
@@ -279,10 +293,14 @@ def quantize(
         allow_requantize=allow_requantize,
         threads=threads,
     )
+    calibrating.check(calibrate, imatrix, imatrix_out, levels, dry_run=dry_run)
     if dry_run:
         quantizing.show_plans(path, levels, options, as_json=as_json)
         return
     targets = _targets(path, levels, out, out_dir)
+    if calibrate is not None:
+        matrix = imatrix_out or calibrating.matrix_beside(path, targets)
+        options = calibrating.calibrated(path, targets, options, calibrate, matrix, overwrite=force)
     quantizing.write_levels(
         path,
         targets,

@@ -11,13 +11,27 @@ from ..errors import DiskError, EdgeError, ModelNotFoundError
 _FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
+def shipped_checkpoint() -> Path:
+    """The folder of the shipped model, as it was trained.
+
+    Raises ModelNotFoundError when the package was installed without it.
+    """
+    folder = Path(__file__).resolve().parent.parent / "tiny_model"
+    if not (folder / "config.json").exists():
+        raise ModelNotFoundError(
+            "The shipped model is missing.",
+            cause=f"{folder} is not there.",
+            way_out="Install again (pip install --force-reinstall edge-runtime), or name a model.",
+        )
+    return folder
+
+
 def shipped_model(*, level: str = "F16") -> Path:
     """The shipped model as a GGUF file in the cache, converted when it is not there yet.
 
-    Raises ModelNotFoundError when the package was installed without it, DiskError when the cache
-    cannot be written.
+    Raises what `shipped_checkpoint` raises, DiskError when the cache cannot be written.
     """
-    folder = Path(__file__).resolve().parent.parent / "tiny_model"
+    folder = shipped_checkpoint()
     digest = hashlib.sha256()
     try:
         for name in _FILES:
@@ -25,12 +39,6 @@ def shipped_model(*, level: str = "F16") -> Path:
                 digest.update((folder / name).read_bytes())
     except OSError as error:
         raise ModelNotFoundError("The shipped model cannot be read.", cause=f"{error}.") from error
-    if not (folder / "config.json").exists():
-        raise ModelNotFoundError(
-            "The shipped model is missing.",
-            cause=f"{folder} is not there.",
-            way_out="Install again (pip install --force-reinstall edge-runtime), or name a model.",
-        )
     path = sources.cache_directory() / f"tiny-{digest.hexdigest()[:12]}-{level.lower()}.gguf"
     if not _is_good(path):
         import quantize

@@ -24,9 +24,10 @@ from ..basis import Unavailable
 from ..errors import EdgeError, EngineMissingError, MemoryLimitError, UnsupportedError
 from ..latency import LatencyFailure, LatencyMeasurement, LatencyOptions, ModelRecord, OperatorTimes
 from ..units import format_bytes
+from .child import Advice, Child
 from .host import available_memory_bytes, detect_host
 from .latency_inputs import Feed, feed
-from .measure import Advice, Child, tool_version
+from .measure import tool_version
 from .wire import LatencyOutcome, LatencySpec, Plan, Progress, TraceOutcome
 
 DEFAULT_PLAN = Plan(warmups=3, min_runs=400, max_runs=100_000)

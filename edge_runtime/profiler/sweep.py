@@ -2,7 +2,7 @@
 
 A cell is one workload under one set of options; each is measured in its own child process. A cell
 that fails leaves its reason behind and the sweep goes on. Cells found in earlier results are not
-run again: same artifact, same options asked for, same workload and limits, same processor.
+run again: same artifact, options asked for, workload, limits and round, same processor.
 """
 
 from __future__ import annotations
@@ -42,12 +42,16 @@ _RANGE = re.compile(r"(\d+)-(\d+)(?:([+*])(\d+))?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One workload under one set of options, on one artifact, maybe on an emulated device."""
+    """One workload under one set of options, on one artifact, maybe on an emulated device.
+
+    `round` is which round of a comparison it belongs to; see `Measurement.round`.
+    """
 
     artifact: Artifact
     options: SessionOptions
     workload: Workload
     limits: Limits | None = None
+    round: int | None = None
 
 
 def parse_numbers(text: str, option: str) -> tuple[int, ...]:
@@ -142,49 +146,84 @@ def run_cells(
     raised. Earlier failures are tried again unless `retry_failed` is False. An earlier record
     counts with or without idle windows; `stated_power_w` is stated for it too.
     """
-    host = detect_host() if earlier else None
     plan = plan or Plan()
-    done = [record for record in earlier if _is_kept_up(record, plan)]
+    find = EarlierCells(earlier, plan, failures=not retry_failed, stated_power_w=stated_power_w)
     for cell in cells:
-        known = host and _find(cell, done, host, failures=not retry_failed)
-        if isinstance(known, Measurement) and stated_power_w is not None:
-            known = replace(known, stated_power_w=stated_power_w)
-        if known:
+        known = find(cell)
+        if known is not None:
             yield cell, known, False
         else:
-            yield cell, _run(cell, plan, stated_power_w, on_event), True
+            yield cell, run_cell(cell, plan, stated_power_w, on_event), True
 
 
-def _run(
+def run_cell(
     cell: Cell,
     plan: Plan,
-    stated_power_w: float | None,
-    on_event: Callable[[Cell, Progress], bool | None] | None,
+    stated_power_w: float | None = None,
+    on_event: Callable[[Cell, Progress], bool | None] | None = None,
 ) -> Measurement | CellFailure:
+    """Measures one cell now: its record, or why there is none. Raises EngineMissingError."""
+
     def tell(progress: Progress) -> bool | None:
         return on_event(cell, progress) if on_event is not None else None
 
     try:
         _require_engine(cell)
-        return measure(
+        measured = measure(
             cell.artifact, cell.workload, cell.options, plan=plan, limits=cell.limits,
             stated_power_w=stated_power_w, on_event=tell,
         )  # fmt: skip
     except EngineMissingError:
         raise
     except EdgeError as error:
-        return CellFailure(
-            created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            tool_version=tool_version(),
-            artifact=artifact_record(cell.artifact),
-            requested=cell.options,
-            workload=cell.workload,
-            limits=cell.limits,
-            error=type(error).__name__,
-            fact=error.fact,
-            cause=error.cause,
-            way_out=error.way_out,
-        )
+        return failed_cell(cell, error)
+    return replace(measured, round=cell.round)
+
+
+def failed_cell(cell: Cell, error: EdgeError) -> CellFailure:
+    """The record of a cell that could not be measured."""
+    return CellFailure(
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        tool_version=tool_version(),
+        artifact=artifact_record(cell.artifact),
+        requested=cell.options,
+        workload=cell.workload,
+        limits=cell.limits,
+        round=cell.round,
+        error=type(error).__name__,
+        fact=error.fact,
+        cause=error.cause,
+        way_out=error.way_out,
+    )
+
+
+class EarlierCells:
+    """Finds a cell's record among earlier ones: called with the cell, None where there is none.
+
+    With `failures` an earlier failure counts as well. `stated_power_w` is stated for what is found.
+    """
+
+    def __init__(
+        self,
+        earlier: Sequence[Measurement | CellFailure],
+        plan: Plan,
+        *,
+        failures: bool = False,
+        stated_power_w: float | None = None,
+    ) -> None:
+        self._host = detect_host() if earlier else None
+        self._records = tuple(record for record in earlier if _is_kept_up(record, plan))
+        self._failures = failures
+        self._stated_power_w = stated_power_w
+
+    def __call__(self, cell: Cell) -> Measurement | CellFailure | None:
+        """The latest earlier record of this very cell."""
+        if self._host is None:
+            return None
+        found = _find(cell, self._records, self._host, failures=self._failures)
+        if isinstance(found, Measurement) and self._stated_power_w is not None:
+            return replace(found, stated_power_w=self._stated_power_w)
+        return found
 
 
 def _require_engine(cell: Cell) -> None:
@@ -215,6 +254,7 @@ def _find(
             record.artifact.fingerprint == cell.artifact.fingerprint
             and record.requested == cell.options
             and record.workload == cell.workload
+            and record.round == cell.round
             and _limits_of(record) == cell.limits
         )
         if not same:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar, overload
 
 from .. import errors
 from ..basis import Unavailable
@@ -20,6 +20,8 @@ from ..measurement import Engine, Gpu, Limits, Load, Noise, Run, SessionOptions,
 from ..memory import Memory
 from ..statistics import Interval
 from ..timeline import Window
+
+T = TypeVar("T")
 
 MAX_LINE_BYTES = 256 * 1024 * 1024
 """No honest answer is longer: five million stamps of 20 digits, the most one record keeps, are
@@ -157,10 +159,14 @@ class TraceOutcome:
 class Progress:
     """How far a measurement has come. `tokens_per_s` is the rate so far, decode before prefill.
 
-    Of a model that is none of language the runs are inferences, and the rate is theirs.
+    Of a model that is none of language the runs are inferences, and the rate is theirs. While
+    scoring the runs are passages, while answering prompts.
     """
 
-    stage: Literal["settling", "idle", "loading", "warming", "running", "closing", "tracing"]
+    stage: Literal[
+        "settling", "idle", "loading", "warming", "running", "closing", "tracing",
+        "tokenizing", "answering", "scoring",
+    ]  # fmt: skip
     runs: int = 0
     max_runs: int = 0
     elapsed_s: float = 0.0
@@ -185,8 +191,8 @@ _ANSWERS: Mapping[str, type[Progress | AnyOutcome]] = {
 }
 
 
-def encode(message: Spec | LatencySpec | Message) -> bytes:
-    """Writes one message as a JSON line, ASCII only."""
+def encode(message: object) -> bytes:
+    """Writes one message, a record or an EdgeError, as a JSON line, ASCII only."""
     if isinstance(message, EdgeError):
         kind = next(base for base in type(message).__mro__ if hasattr(errors, base.__name__))
         body: object = to_jsonable(
@@ -208,28 +214,35 @@ def decode_spec(line: bytes) -> Spec | LatencySpec:
     return from_jsonable(Spec, message["spec"])
 
 
-def decode(line: bytes) -> Message:
-    """Reads one of the child's lines. Raises WorkerError when it is no message."""
+@overload
+def decode(line: bytes) -> Message: ...
+@overload
+def decode(line: bytes, kind: type[T]) -> Message | T: ...
+def decode(line: bytes, kind: type[T] | None = None) -> Message | T:
+    """Reads one of the child's lines; `kind` is an answer that is known beside those of this room.
+
+    Raises WorkerError when it is no message.
+    """
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict) or len(message) != 1:
         raise WorkerError(
-            "The measuring process answered something else than a result.",
+            "A child process answered something else than a result.",
             cause=f"It wrote {line[:80].decode(errors='replace').strip()!r}.",
         )
     ((name, body),) = message.items()
     try:
+        if kind is not None and name == kind.__name__.lower():
+            return from_jsonable(kind, body)
         if name in _ANSWERS:
             return from_jsonable(_ANSWERS[name], body)
         if name == "error":
             return _revive(from_jsonable(_Failure, body))
     except FormatError as error:
-        raise WorkerError(
-            "The measuring process sent a malformed answer.", cause=error.fact
-        ) from error
-    raise WorkerError(f"The measuring process sent the unknown message {name[:40]!r}.")
+        raise WorkerError("A child process sent a malformed answer.", cause=error.fact) from error
+    raise WorkerError(f"A child process sent the unknown message {name[:40]!r}.")
 
 
 def _revive(failure: _Failure) -> EdgeError:

@@ -1,31 +1,19 @@
 """The child process of a measurement: reads one specification, measures, answers, ends.
 
-Run as `python -m edge_runtime.profiler.worker` by `measure`, never by a person. It speaks JSON
-lines: the specification and the parent's acknowledgements come in on stdin, events and the outcome
-go out on what was stdout when it started. Everything else that anybody prints, engine or library,
-lands in stderr, so that no noise can corrupt an answer.
-
-After each event it waits for the parent's acknowledgement: while something is timed here, the
-parent sleeps.
+Run as `python -m edge_runtime.profiler.worker` by `measure`, never by a person; `serving` says how
+it speaks with its parent.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
-import os
-import signal
-import sys
 import time
-import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 from .. import backends
 from ..artifact import Artifact
-from ..errors import EdgeError, MemoryLimitError, WorkerError
+from ..errors import WorkerError
 from ..measurement import Load, Run, Workload
 from ..statistics import Interval, confidence_interval
 from ..timeline import Window
@@ -36,46 +24,11 @@ from .pagecache import drop_from_page_cache, page_cache_state, resident_share
 from .protocols import Runner, runner
 from .repetition import stop_reason
 from .run_log import RunLog
-from .wire import (
-    ENOUGH,
-    LatencySpec,
-    Message,
-    Outcome,
-    Plan,
-    Progress,
-    Spec,
-    decode_spec,
-    encode,
-)
+from .serving import Channel, serve
+from .wire import LatencySpec, Message, Outcome, Plan, Progress, Spec, decode_spec
 
-_PR_SET_PDEATHSIG = 1
 _TELL_EVERY_S = 1.0
 _RECENT_RUNS = 10
-
-
-class Channel:
-    """The private line to the parent."""
-
-    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO) -> None:
-        self._incoming = incoming
-        self._outgoing = outgoing
-        self.enough = False
-        """Whether the parent has asked that no further repetition be begun."""
-
-    def receive(self) -> bytes:
-        """One line from the parent."""
-        return self._incoming.readline()
-
-    def send(self, message: Message) -> None:
-        """Writes a message and, for an event, waits until the parent has dealt with it."""
-        self._outgoing.write(encode(message))
-        self._outgoing.flush()
-        if isinstance(message, Progress):
-            reply = self._incoming.readline()
-            if not reply:
-                # The parent is gone: nobody wants the rest.
-                os._exit(1)
-            self.enough = self.enough or reply == ENOUGH
 
 
 def perform(spec: Spec, channel: Channel) -> Outcome:
@@ -224,65 +177,21 @@ def _rate_so_far(rates: list[float]) -> Interval | None:
     return confidence_interval(rates)
 
 
-def _claim_stdout() -> BinaryIO:
-    """Takes stdout for the protocol alone and points descriptor 1 at stderr."""
-    private = os.dup(1)
-    os.dup2(2, 1)
-    return os.fdopen(private, "wb")
+def _perform_either(spec: Spec | LatencySpec, channel: Channel) -> Message:
+    """Does what the specification asks for."""
+    if isinstance(spec, LatencySpec):
+        from .latency_pass import perform_latency
 
-
-def _bind_to_parent(parent_pid: int) -> None:
-    """Makes sure that this process never outlives its parent, and is the first to go for memory."""
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        os._exit(1)
-    with contextlib.suppress(OSError):
-        # A model that does not fit must cost the user this process, not another program.
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        return perform_latency(spec, channel.send)
+    if spec.limits is not None and spec.limits.cores is not None:
+        # Before any engine: threads inherit the mask of the one that starts them.
+        confine_cores(spec.limits.cores)
+    return perform(spec, channel)
 
 
 def main() -> None:
     """Serves one specification."""
-    # Ctrl-C goes to the whole terminal group; the parent decides what becomes of this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel = Channel(sys.stdin.buffer, _claim_stdout())
-    answer: Message
-    try:
-        line = channel.receive()
-        if not line:
-            return
-        spec = decode_spec(line)
-        _bind_to_parent(spec.parent_pid)
-        if isinstance(spec, LatencySpec):
-            from .latency_pass import perform_latency
-
-            answer = perform_latency(spec, channel.send)
-        else:
-            if spec.limits is not None and spec.limits.cores is not None:
-                # Before any engine: threads inherit the mask of the one that starts them.
-                confine_cores(spec.limits.cores)
-            answer = perform(spec, channel)
-    except EdgeError as error:
-        answer = error
-    except MemoryError:
-        answer = MemoryLimitError(
-            "There was not enough memory to measure this.",
-            way_out="Choose a smaller level, a shorter context or a smaller shape.",
-        )
-    except Exception as error:  # an engine or a plugin may raise anything; the parent must hear it
-        traceback.print_exc()
-        answer = WorkerError(
-            "The measuring process failed.",
-            cause=f"{type(error).__name__}: {error}.",
-            way_out="Report it with the model's name and this message.",
-        )
-    channel.send(answer)
-    sys.stderr.flush()
-    # The kernel frees everything faster than the engine would, and nothing can fail any more.
-    os._exit(0)
+    serve(decode_spec, _perform_either)
 
 
 if __name__ == "__main__":

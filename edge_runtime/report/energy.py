@@ -17,6 +17,7 @@ from ..phase_energy import NORMAL_95, PhaseEnergy
 from ..statistics import Interval
 from ..units import format_duration
 from .plain import plain
+from .sustained import SYMMETRIC_LIMIT
 
 SCOPE_WORDS = {
     Scope.CHIP: "chip",
@@ -24,8 +25,7 @@ SCOPE_WORDS = {
     Scope.BOARD: "board",
     Scope.DEVICE: "whole device",
 }
-_SYMMETRIC_LIMIT = 0.1
-"""A wider interval is shown by its bounds: as a half-width it would be lopsided."""
+_MOST_DECIMALS = 7
 _LABEL_WIDTH = 11
 
 
@@ -131,7 +131,7 @@ def _with_error(interval: Interval, unit: str) -> str:
     if interval.is_hopeless:
         return f"{_digits(interval.value, 2)}{unit} (too noisy)"
     half = (interval.high - interval.low) / 2
-    if half > _SYMMETRIC_LIMIT * interval.value:
+    if half > SYMMETRIC_LIMIT * interval.value:
         low, value, high = (
             _digits(bound, 2) for bound in (interval.low, interval.value, interval.high)
         )
@@ -164,13 +164,17 @@ def figure(interval: Interval) -> str:
 
 
 def three_digits(value: float) -> str:
-    """A positive number in three significant digits, without an exponent."""
+    """A number in three significant digits, without an exponent unless it is tiny."""
     return _digits(value, 3)
 
 
 def _digits(value: float, count: int) -> str:
-    """A positive number in so many significant digits, without an exponent."""
-    return f"{value:.{max(count - 1 - math.floor(math.log10(value)), 0)}f}"
+    if value == 0:
+        return "0"
+    decimals = count - 1 - math.floor(math.log10(abs(value)))
+    return (
+        f"{value:.{count - 1}e}" if decimals > _MOST_DECIMALS else f"{value:.{max(decimals, 0)}f}"
+    )
 
 
 def _seconds(seconds: float) -> str:

@@ -186,7 +186,8 @@ def render_plans(plans: Sequence[Planned | NotWritten], source_bytes: int) -> Re
                 )
             )
         if row.needs_imatrix:
-            notes.append(Text(f"{row.level} needs --imatrix FILE to be written.", style="yellow"))
+            needs = f"{row.level} needs --imatrix FILE or --calibrate TEXT to be written."
+            notes.append(Text(needs, style="yellow"))
     return Group(table, *notes, Text("Nothing was written.", style="dim"))
 
 
@@ -223,7 +224,7 @@ def render_levels(levels: Sequence[ListedLevel]) -> RenderableType:
     notes = (
         "bits: of a weight in the level's main type; a whole file has a few more",
         "cost: processor time of quantizing, about, in units of Q4_0's",
-        "* needs an importance matrix (--imatrix FILE)",
+        "* needs an importance matrix (--imatrix FILE, or --calibrate TEXT to measure one)",
     )
     return Group(table, *(Text(note, style="dim") for note in notes))
 

@@ -1,7 +1,7 @@
 """`edge check` as a user runs it: answers, exit codes, files left behind, and what goes wrong.
 
 The fake backend gives every machine the same speed, so that verdicts are known beforehand; the
-child process, the synthetic files, the fits and the tables are the real ones.
+synthetic files, the fits and the tables are the real ones, and where it matters the child process.
 """
 
 from __future__ import annotations
@@ -65,7 +65,14 @@ def pace(monkeypatch: pytest.MonkeyPatch, *, step_ms: float, **script: object) -
     monkeypatch.setenv("EDGE_RUNTIME_FAKE", json.dumps(fields))
 
 
-PLAIN = ("--backend", "fake", "--budget", "4s", "-c", "512", "-p", "64")
+def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least a catalogue can be projected from."""
+    shapes = (("smollm2-135m", 1), ("smollm2-135m", 4), ("smollm2-360m", 1))
+    monkeypatch.setattr(catalogue_check, "BENCH_SHAPES", shapes)
+    monkeypatch.setattr(catalogue_check, "SHORTEST_CELL_S", 0.5)
+
+
+PLAIN = ("--backend", "fake", "--budget", "2s", "-c", "512", "-p", "64")
 BRIEF = ("--backend", "fake", "--budget", "1s", "-c", "128", "-p", "64")
 FAST = (*PLAIN, "--level", "Q4_K_M")
 BOTH = (*PLAIN, "--level", "Q8_0,Q4_K_M")
@@ -83,6 +90,7 @@ def test_a_fast_machine_is_viable_and_nothing_synthetic_is_left_behind(
     assert list((tmp_path / "cache").rglob("*.gguf")) == []
 
 
+@pytest.mark.usefixtures("children_here")
 def test_a_slow_machine_is_not_and_the_exit_code_says_so(
     edge: Edge, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +102,7 @@ def test_a_slow_machine_is_not_and_the_exit_code_says_so(
     assert f"Nothing {'here' if code == 1 else 'surely'} reaches 20.0 tok/s" in out
 
 
+@pytest.mark.usefixtures("children_here")
 def test_near_the_limit_it_is_borderline(
     edge: Edge, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +113,7 @@ def test_near_the_limit_it_is_borderline(
     assert "BORDERLINE" in out
 
 
+@pytest.mark.usefixtures("children_here")
 def test_json_is_one_document_that_holds_the_raw_record_and_saving_writes_the_same(
     edge: Edge, config: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +137,7 @@ def test_json_is_one_document_that_holds_the_raw_record_and_saving_writes_the_sa
     assert target.stat().st_mode == plain.stat().st_mode
 
 
+@pytest.mark.usefixtures("children_here")
 def test_a_real_file_is_measured_as_it_is(edge: Edge, tiny_gguf: Path) -> None:
     code, out, _ = edge("check", tiny_gguf, *FAST, "--json")
     report = json.loads(out)
@@ -136,16 +147,13 @@ def test_a_real_file_is_measured_as_it_is(edge: Edge, tiny_gguf: Path) -> None:
     assert report["peak_disk_bytes"] == 0
 
 
+@pytest.mark.usefixtures("children_here")
 def test_without_a_model_the_catalogue_is_projected(
     edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        catalogue_check,
-        "BENCH_SHAPES",
-        (("smollm2-135m", 1), ("qwen3-0.6b", 1), ("llama-3.2-1b", 1)),
-    )
+    shorten(monkeypatch)
     pace(monkeypatch, step_ms=4)
-    code, out, err = edge("check", "--backend", "fake", "--budget", "9s", "--json", "-c", "2048")
+    code, out, err = edge("check", "--backend", "fake", "--budget", "3s", "--json", "-c", "2048")
     report = json.loads(out)
     kinds = {row["verdict"]["kind"] for row in report["rows"]}
     assert code == (0 if "VIABLE" in kinds else 3 if "BORDERLINE" in kinds else 1), err
@@ -183,6 +191,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
     assert "EDGE_CACHE_DIR" in out
 
 
+@pytest.mark.usefixtures("children_here")
 def test_too_little_memory_is_the_stated_cause(
     edge: Edge, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +209,7 @@ def test_too_little_memory_is_the_stated_cause(
     assert "memory: needs" in out
 
 
+@pytest.mark.usefixtures("children_here")
 def test_levels_of_both_engines_stand_in_one_table(
     edge: Edge, config: Path, tmp_path: Path
 ) -> None:
@@ -235,6 +245,7 @@ def test_a_level_gets_the_engine_of_its_format(edge: Edge, config: Path) -> None
     assert asked == {"onnx": "onnx", "gguf": "llama_cpp"}
 
 
+@pytest.mark.usefixtures("children_here")
 def test_a_model_too_large_is_extended_from_its_depth_at_onnx_levels_too(
     edge: Edge, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +261,7 @@ def test_a_model_too_large_is_extended_from_its_depth_at_onnx_levels_too(
     assert row["verdict"]["memory"]["weights_bytes"] == row["weights_bytes"]
 
 
+@pytest.mark.usefixtures("children_here")
 def test_a_family_without_a_graph_gets_a_row_that_says_so(
     edge: Edge, config: Path, tmp_path: Path
 ) -> None:
@@ -269,6 +281,7 @@ def test_a_family_without_a_graph_gets_a_row_that_says_so(
     assert [row["verdict"]["kind"] for row in others] == ["VIABLE"] * 3
 
 
+@pytest.mark.usefixtures("children_here")
 def test_onnx_folders_and_gguf_files_are_checked_as_they_are(
     edge: Edge, config: Path, tiny_gguf: Path, tmp_path: Path
 ) -> None:
@@ -299,18 +312,15 @@ def test_an_engine_asked_for_by_name_runs_no_other_format(
     assert "The engine llama_cpp runs no ONNX models" in err
 
 
+@pytest.mark.usefixtures("children_here")
 def test_the_catalogue_is_projected_by_each_engines_own_costs(
     edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        catalogue_check,
-        "BENCH_SHAPES",
-        (("smollm2-135m", 1), ("qwen3-0.6b", 1), ("llama-3.2-1b", 1)),
-    )
+    shorten(monkeypatch)
     pace(monkeypatch, step_ms=4)
     levels = ("-l", "onnx:int4,Q4_0")
     code, out, err = edge(
-        "check", "--backend", "fake", "--budget", "9s", "--json", "-c", "2048", *levels
+        "check", "--backend", "fake", "--budget", "3s", "--json", "-c", "2048", *levels
     )
     report = json.loads(out)
     assert code in {0, 1, 3}, err
@@ -376,6 +386,7 @@ def test_hostile_configs_get_a_sentence(edge: Edge, tmp_path: Path, text: str) -
     assert err.startswith("edge: ")
 
 
+@pytest.mark.usefixtures("children_here")
 def test_a_model_made_for_less_context_is_judged_at_its_own_and_says_so(
     edge: Edge,
     config: Path,

@@ -84,8 +84,9 @@ def test_what_is_saved_again_is_of_todays_layout_and_loses_nothing() -> None:
     for line in lines(OLD):
         record = read_record(line)
         saved = record.to_json()
-        assert saved["schema"] == SCHEMA == 2
+        assert saved["schema"] == SCHEMA == 3
         assert read_record(json.loads(json.dumps(saved))) == record
+        line["artifact"]["imatrix"] = False  # 3 added it: files of 2 do not say
         assert {k: saved[k] for k in line if k not in ("schema", "memory")} == {
             k: v for k, v in line.items() if k not in ("schema", "memory")
         }
@@ -95,12 +96,12 @@ def test_what_is_saved_again_is_of_todays_layout_and_loses_nothing() -> None:
         assert read_latency(json.loads(json.dumps(again.to_json()))) == again
 
 
-@pytest.mark.parametrize("schema", [0, -1, 3, 999, "2", 1.0, True, None, [2]])
+@pytest.mark.parametrize("schema", [0, -1, 4, 999, "2", 1.0, True, None, [2]])
 def test_a_layout_of_another_number_is_refused_in_one_sentence(schema: object) -> None:
     for line in lines(OLD):
         with pytest.raises(FormatError) as caught:
             read_record({**line, "schema": schema})
-        assert caught.value.fact.endswith("of schema 2.")
+        assert caught.value.fact.endswith("of schema 3.")
         assert repr(schema) in caught.value.cause
         assert caught.value.way_out
     for line in lines(OLD_LATENCY):
@@ -143,11 +144,11 @@ def test_a_sweep_of_an_earlier_version_is_resumed(
     assert code == 0, err
     shown = [json.loads(line) for line in out.splitlines()]
     assert [line["workload"]["name"] for line in shown] == ["pp16", "tg16", "tg4"]
-    assert {line["schema"] for line in shown} == {2}
+    assert {line["schema"] for line in shown} == {3}
     # Only the new cell has run; the old lines were not touched.
     after = results.read_text("utf-8")
     assert after.startswith(before)
-    assert [line["schema"] for line in lines(results)] == [1, 1, 2]
+    assert [line["schema"] for line in lines(results)] == [1, 1, 3]
     code, out, err = edge(*options)
     assert code == 0, err
     assert results.read_text("utf-8") == after
@@ -157,10 +158,10 @@ def test_a_file_of_a_later_version_is_refused_by_line(
     edge: Edge, random_gguf: Path, tmp_path: Path
 ) -> None:
     results = tmp_path / "later.jsonl"
-    results.write_text(json.dumps({**lines(OLD)[0], "schema": 3}) + "\n")
+    results.write_text(json.dumps({**lines(OLD)[0], "schema": 4}) + "\n")
     code, out, err = edge("profile", random_gguf, "--backend", "fake", "--resume", results)
     assert code == 4
     assert out == ""
     assert "Line 1 of" in err
-    assert "This is no Measurement of schema 2. Its schema is 3." in " ".join(err.split())
+    assert "This is no Measurement of schema 3. Its schema is 4." in " ".join(err.split())
     assert "Traceback" not in err

@@ -16,6 +16,7 @@ import pytest
 from edge_runtime.artifact import LEVELS, Artifact
 from edge_runtime.cli.options import complete_level, complete_quantize_level
 from edge_runtime.cli.quantizing import stem_of
+from quantize import imatrix
 
 pytestmark = pytest.mark.engine
 Edge = Callable[..., tuple[int, str, str]]
@@ -144,6 +145,35 @@ def test_slow_levels_are_announced(edge: Edge, make_random_gguf: Callable[..., P
     assert f"IQ4_NL takes about {LEVELS['IQ4_NL'].cost} times the processor time" in err
 
 
+def test_a_text_becomes_a_matrix_that_is_kept_and_used(
+    edge: Edge, make_random_gguf: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, text = make_random_gguf("tiny-F32.gguf"), tmp_path / "talk.txt"
+    text.write_text("What the model is for: small talk about the weather. " * 25)
+    code, out, err = edge("quantize", source, "-l", "Q4_0", "--calibrate", text, "--json")
+    assert code == 0
+    assert "Importance matrix of 2 passages of 512 tokens in " in err
+    assert "tiny-imatrix.gguf" in err
+    matrix = imatrix.read(tmp_path / "tiny-imatrix.gguf")
+    assert (matrix.datasets, matrix.chunks) == (("talk.txt",), 2)
+    assert [row["level"] for row in json.loads(out)["levels"]] == ["Q4_0"]
+    made = Artifact.open(tmp_path / "tiny-Q4_0.gguf")
+    assert made.metadata["quantize.imatrix.dataset"] == "talk.txt"
+    # What would be refused afterwards is refused before the text is read.
+    for arguments, words in (
+        (("tiny-F32.gguf", "-l", "Q4_1"), "--imatrix tiny-imatrix.gguf"),
+        (("tiny-F32.gguf", "-l", "Q4_1,Q4_0", "--imatrix-out", "other.gguf"), "--force"),
+        (("tiny-Q4_0.gguf", "-l", "Q4_1", "--imatrix-out", "other.gguf"), "--allow-requantize"),
+    ):
+        code, _, err = edge("quantize", *arguments, "--calibrate", text)
+        assert code == 2
+        assert words in err
+        assert "passages" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "talk.txt", "tiny-F32.gguf", "tiny-Q4_0.gguf", "tiny-imatrix.gguf",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -161,6 +191,15 @@ def test_slow_levels_are_announced(edge: Edge, make_random_gguf: Callable[..., P
         (("tiny.gguf", "-l", "Q8_0", "--tensor-type", "ffn=q9"), 2, "'q9'"),
         (("tiny.gguf", "-l", "Q8_0", "--tensor-type", "(=q8_0"), 2, "no regular expression"),
         (("tiny.gguf", "-l", "Q4_0", "--imatrix", "gone.imatrix"), 4, "gone.imatrix"),
+        (("tiny.gguf", "-l", "Q4_0", "--imatrix-out", "m.gguf"), 2, "--calibrate TEXT"),
+        (
+            ("tiny.gguf", "-l", "Q4_0", "--calibrate", "t.txt", "--imatrix", "m.gguf"),
+            2,
+            "--imatrix FILE or --calibrate TEXT",
+        ),
+        (("tiny.gguf", "-l", "Q4_0", "--calibrate", "t.txt", "--dry-run"), 2, "reads no text"),
+        (("tiny.gguf", "-l", "Q8_0,F16", "--calibrate", "t.txt"), 2, "no effect at Q8_0 and F16"),
+        (("tiny.gguf", "-l", "Q4_0", "--calibrate", "gone.txt"), 2, "gone.txt cannot be read"),
         (("evil.gguf", "-l", "Q4_0"), 4, "not a GGUF file"),
         (("checkpoint", "-l", "Q4_0"), 4, "edge convert checkpoint --level Q4_0 -o"),
     ],

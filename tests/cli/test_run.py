@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -17,6 +18,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from edge_runtime.artifact import Artifact
+from edge_runtime.cli.app import main
 from edge_runtime.cli.run import run
 from edge_runtime.errors import DiskError, UsageError
 
@@ -27,6 +29,7 @@ Invoke = Callable[..., Result]
 
 @pytest.fixture
 def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    monkeypatch.delenv("EDGE_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     app = typer.Typer()
     app.command()(run)
@@ -146,13 +149,23 @@ def test_grammar_schema_and_stop_are_files_and_texts(
     ],
 )
 def test_mistakes_are_sentences(
-    random_gguf: Path, arguments: tuple[str, ...], code: int, words: str
+    random_gguf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    code: int,
+    words: str,
 ) -> None:
-    done = edge(*(a.replace("{model}", str(random_gguf)) for a in arguments))
-    assert done.returncode == code
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    given = [a.replace("{model}", str(random_gguf)) for a in arguments]
+    monkeypatch.setattr(sys, "argv", ["edge", "run", *given])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert ended.value.code == code
+    assert words in err
+    assert "Traceback" not in err
+    assert out == ""
 
 
 def test_a_missing_model_is_named_before_the_prompt_is_asked_for() -> None:

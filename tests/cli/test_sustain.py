@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edge_runtime.basis import Unavailable
+from edge_runtime.cli.app import main
 from edge_runtime.cli.sustaining import read_cool_down, read_sustain
 from edge_runtime.errors import UsageError
 from edge_runtime.measurement import Measurement, read_record
@@ -25,20 +26,32 @@ STEP = {"step_ns": 2_000_000}
 FAKE = ("--backend", "fake", "--warmups", "0", "-n", "16")
 
 
-def environment(root: Path | None = None, script: Mapping[str, object] = STEP) -> dict[str, str]:
-    found = {
+def environment() -> dict[str, str]:
+    return {
         **os.environ,
-        "EDGE_RUNTIME_FAKE": json.dumps(script),
+        "EDGE_RUNTIME_FAKE": json.dumps(STEP),
         "PYTHONPATH": os.pathsep.join(p or str(Path.cwd()) for p in sys.path),
     }
-    return found if root is None else {**found, "EDGE_SENSOR_ROOT": str(root)}
 
 
-def edge(*arguments: str, root: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edge_runtime", "profile", *arguments],
-        capture_output=True, text=True, env=environment(root), timeout=120, check=False,
-    )  # fmt: skip
+Edge = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def edge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Edge:
+    """Runs the command in this process."""
+
+    def call(*arguments: str, root: Path | None = None) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setenv("EDGE_RUNTIME_FAKE", json.dumps(STEP))
+        if root is not None:
+            monkeypatch.setenv("EDGE_SENSOR_ROOT", str(root))
+        monkeypatch.setattr(sys, "argv", ["edge", "profile", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out, err)
+
+    return call
 
 
 def board(root: Path) -> Path:
@@ -62,7 +75,7 @@ def measured(text: str) -> list[Measurement]:
 
 
 def test_only_generating_is_sustained_and_for_as_long_as_asked(
-    random_gguf: Path, tmp_path: Path
+    edge: Edge, random_gguf: Path, tmp_path: Path
 ) -> None:
     done = edge(str(random_gguf), *FAKE, "--sustain", "2s", "-o", "jsonl", root=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -83,8 +96,9 @@ def test_only_generating_is_sustained_and_for_as_long_as_asked(
     assert record.heat.throttle.reason.startswith("not observable")
 
 
+@pytest.mark.usefixtures("children_here")
 def test_the_table_says_what_was_held_and_what_could_be_seen(
-    random_gguf: Path, tmp_path: Path
+    edge: Edge, random_gguf: Path, tmp_path: Path
 ) -> None:
     done = edge(
         str(random_gguf), *FAKE, "-p", "8", "--sustain", "1s", "-o", "text", root=board(tmp_path)
@@ -99,7 +113,10 @@ def test_the_table_says_what_was_held_and_what_could_be_seen(
     assert "start: cool, cpu-thermal at 41.5 °C" in done.stdout
 
 
-def test_any_measurement_records_how_warm_it_began(random_gguf: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("children_here")
+def test_any_measurement_records_how_warm_it_began(
+    edge: Edge, random_gguf: Path, tmp_path: Path
+) -> None:
     kept = tmp_path / "runs.jsonl"
     done = edge(
         str(random_gguf), *FAKE, "-p", "0", "-r", "2", "-o", "csv", "--save", str(kept),
@@ -116,7 +133,7 @@ def test_any_measurement_records_how_warm_it_began(random_gguf: Path, tmp_path: 
     assert row["steady_tokens_per_s"] == row["time_to_throttle_s"] == ""
 
 
-def test_two_answers_to_when_to_stop_are_refused(random_gguf: Path) -> None:
+def test_two_answers_to_when_to_stop_are_refused(edge: Edge, random_gguf: Path) -> None:
     done = edge(str(random_gguf), *FAKE, "--sustain", "2s", "--budget", "10s", "-r", "3")
     assert done.returncode == 2
     assert "--sustain and --budget, -r both say when to stop" in done.stderr
@@ -164,14 +181,16 @@ def test_ctrl_c_ends_a_sustained_cell_early_and_keeps_it(random_gguf: Path, tmp_
 
 
 @pytest.mark.engine
-def test_the_shipped_model_is_sustained_for_real() -> None:
-    done = edge("--sustain", "3s", "-n", "32", "--warmups", "1", "-o", "jsonl")
+def test_the_shipped_model_is_sustained_for_real(
+    edge: Edge,
+) -> None:
+    done = edge("--sustain", "2s", "-t", "1", "-n", "32", "--warmups", "1", "-o", "jsonl")
     assert done.returncode == 0, done.stderr
     (record,) = measured(done.stdout)
     assert record.workload.name == "tg32"
     result = sustained(record)
     assert isinstance(result, Sustained)
     assert len(result.series) == 60
-    assert result.duration_s > 2.5
+    assert result.duration_s > 1.5
     assert result.steady_tokens_per_s.value > 0
-    assert 0.75 < result.steady_s < 1.75
+    assert 0.5 < result.steady_s < 1.25

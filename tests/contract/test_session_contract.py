@@ -15,7 +15,7 @@ from onnx_decoders import Layout, write_folder, write_synthetic
 
 from edge_runtime import backends
 from edge_runtime.artifact import Artifact
-from edge_runtime.backends import GREEDY, Message, Sampling, Session
+from edge_runtime.backends import GREEDY, Message, Sampling, Session, slices
 from edge_runtime.backends.generation import NO_TOKEN
 from edge_runtime.errors import (
     BackendError,
@@ -416,3 +416,94 @@ def test_grammars_are_obeyed_or_refused(name: str, session: Session) -> None:
     answer = json.loads("".join(piece.text for piece in pieces))
     assert answer["name"] in ("Ada", "Alan")
     assert isinstance(answer["born"], bool)
+
+
+TOKENS = [(7 * i) % 250 for i in range(90)]
+
+
+def rows_of(session: Session, tokens: list[int], *, first: int = 0) -> np.ndarray:
+    """The rows of all blocks; they are copied, because a block lives until the next one."""
+    blocks = [np.array(block) for block in session.all_logits(tokens, first=first)]
+    return np.concatenate(blocks)
+
+
+def test_all_logits_are_those_after_each_step(open_session: Open) -> None:
+    session = open_session(batch_tokens=64, micro_batch_tokens=32)
+    session.prefill(TOKENS[:5])
+    rows = rows_of(session, TOKENS[5:], first=20)
+    assert rows.shape == (len(TOKENS) - 25, session.vocabulary_tokens)
+    assert rows.dtype == np.float32
+    assert session.position == len(TOKENS)
+    stepped = open_session()
+    stepped.prefill(TOKENS[:25])
+    for row, token in zip(rows, TOKENS[25:], strict=True):
+        stepped.step(token)
+        # Kernels for one row and for many round differently; the F16 cache bounds how much.
+        assert np.allclose(row, stepped.logits(), atol=2e-2)
+
+
+def test_all_logits_come_in_blocks_of_bounded_size(
+    open_session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session()
+    wanted = rows_of(session, TOKENS, first=10)
+    vocabulary = session.vocabulary_tokens
+    monkeypatch.setattr(slices, "LOGITS_BYTES", 20 * vocabulary * 4)
+    small = open_session()
+    blocks = []
+    for block in small.all_logits(TOKENS, first=10):
+        assert block.format == "f"
+        assert block.shape[1] == vocabulary
+        assert block.shape[0] <= 20
+        blocks.append(np.array(block))
+        np.asarray(block)[:] = 0.0  # it is the reader's until the next
+    assert len(blocks) >= 4
+    assert np.allclose(np.concatenate(blocks), wanted, atol=0.1)  # rows of others differ by more
+
+
+def test_all_logits_begin_with_the_first_block_and_leave_none_behind(session: Session) -> None:
+    before = tokens_of(session, max_tokens=8, sampling=GREEDY)
+    session.reset()
+    blocks = session.all_logits(TOKENS, first=80)
+    assert session.position == 0
+    assert sum(block.shape[0] for block in blocks) == 10
+    assert session.position == len(TOKENS)
+    with pytest.raises(BackendError, match="no logits"):
+        session.logits()
+    session.step(3)
+    session.reset(keep_tokens=40)
+    assert list(session.all_logits(TOKENS[:30], first=30)) == []
+    assert session.position == 70
+    assert list(session.all_logits([])) == []
+    assert tokens_of(session, max_tokens=8, sampling=GREEDY) == before
+
+
+def test_all_logits_are_refused_at_the_call(session: Session) -> None:
+    for tokens, first, error in (
+        ([65, -1], 0, UsageError),
+        ([65, 10**6], 0, UsageError),
+        ([65], 2, UsageError),
+        ([65], -1, UsageError),
+        ([65] * (session.context_tokens + 1), 0, ContextFullError),
+    ):
+        with pytest.raises(error):
+            session.all_logits(tokens, first=first)
+    assert session.position == 0
+    session.close()
+    with pytest.raises(BackendError, match="closed"):
+        session.all_logits([65])
+
+
+def test_reading_all_logits_of_a_session_used_otherwise_ends(open_session: Open) -> None:
+    session = open_session(batch_tokens=32, micro_batch_tokens=32)
+    blocks = session.all_logits(TOKENS)
+    next(blocks)
+    session.step(1)
+    with pytest.raises(BackendError, match="used otherwise"):
+        next(blocks)
+    session.reset()
+    blocks = session.all_logits(TOKENS)
+    next(blocks)
+    session.close()
+    with pytest.raises(BackendError, match="closed"):
+        next(blocks)

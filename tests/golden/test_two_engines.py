@@ -33,7 +33,7 @@ PROMPTS = (
     "It was",
 )  # fmt: skip
 STEPS = 64
-HELDOUT = Path(__file__).resolve().parent.parent / "data" / "tiny_heldout.txt"
+HELDOUT = Path(__file__).resolve().parents[2] / "edge_runtime" / "tiny_model" / "heldout.txt"
 
 # Nats, of the unquantized model in llama.cpp. benchmarks/two_engines.py measures 2.7e-5 for Q8_0
 # and 2.8e-5 for int8; 7.2e-4 for Q4_0, whose output matrix has 6 bits, and 6.6e-4 for int4 with 8.

@@ -32,14 +32,28 @@ def environment(script: Mapping[str, object]) -> dict[str, str]:
     }
 
 
-def edge(*arguments: str, script: Mapping[str, object] = QUICK) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "edge_runtime", "profile", *arguments],
-        capture_output=True, text=True, env=environment(script), timeout=120, check=False,
-    )  # fmt: skip
+Edge = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_a_sweep_gives_one_row_for_each_cell(random_gguf: Path) -> None:
+@pytest.fixture
+def edge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Edge:
+    """Runs the command in this process."""
+
+    def call(
+        *arguments: str, script: Mapping[str, object] = QUICK
+    ) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setenv("EDGE_RUNTIME_FAKE", json.dumps(script))
+        monkeypatch.setattr(sys, "argv", ["edge", "profile", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out, err)
+
+    return call
+
+
+@pytest.mark.usefixtures("children_here")
+def test_a_sweep_gives_one_row_for_each_cell(edge: Edge, random_gguf: Path) -> None:
     done = edge(
         str(random_gguf), "-p", "16", "-n", "4", "-d", "0,32", "-t", "1-2", "-o", "csv", *FAST
     )
@@ -52,14 +66,15 @@ def test_a_sweep_gives_one_row_for_each_cell(random_gguf: Path) -> None:
     assert "[8/8]" in done.stderr
 
 
-def test_markdown_is_the_default(random_gguf: Path) -> None:
+def test_markdown_is_the_default(edge: Edge, random_gguf: Path) -> None:
     done = edge(str(random_gguf), "-p", "0", "-n", "4", *FAST)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("| model")
     assert "tg4" in done.stdout
 
 
-def test_chat_like_workloads_by_name(random_gguf: Path) -> None:
+@pytest.mark.usefixtures("children_here")
+def test_chat_like_workloads_by_name(edge: Edge, random_gguf: Path) -> None:
     done = edge(str(random_gguf), "--workload", "chat", "-o", "jsonl", *FAST, script={})
     assert done.returncode == 0, done.stderr
     record = Measurement.from_json(json.loads(done.stdout))
@@ -67,7 +82,8 @@ def test_chat_like_workloads_by_name(random_gguf: Path) -> None:
     assert all(len(run.token_ns) == 128 for run in record.runs)
 
 
-def test_threads_auto_shows_the_default_against_the_best(random_gguf: Path) -> None:
+@pytest.mark.usefixtures("children_here")
+def test_threads_auto_shows_the_default_against_the_best(edge: Edge, random_gguf: Path) -> None:
     done = edge(str(random_gguf), "-p", "0", "-n", "4", "-t", "auto", "-o", "json", *FAST)
     assert done.returncode == 0, done.stderr
     assert "default" in done.stderr
@@ -75,8 +91,9 @@ def test_threads_auto_shows_the_default_against_the_best(random_gguf: Path) -> N
     assert len(json.loads(done.stdout)) == 1
 
 
+@pytest.mark.usefixtures("children_here")
 def test_a_sweep_can_be_resumed_and_failed_cells_are_tried_again(
-    random_gguf: Path, tmp_path: Path
+    edge: Edge, random_gguf: Path, tmp_path: Path
 ) -> None:
     results = tmp_path / "results.jsonl"
     base = (str(random_gguf), "-p", "8", "-n", "4", "-o", "jsonl", *FAST)
@@ -223,7 +240,10 @@ SMALL = ModelShape.from_config(
 )  # fmt: skip
 
 
-def test_models_of_both_formats_make_one_table(random_gguf: Path, onnx_folder: Path) -> None:
+@pytest.mark.usefixtures("children_here")
+def test_models_of_both_formats_make_one_table(
+    edge: Edge, random_gguf: Path, onnx_folder: Path
+) -> None:
     models = (str(random_gguf), str(onnx_folder), str(onnx_folder / "model.onnx"))
     done = edge(*models, "-p", "0", "-n", "4", "-o", "text", *FAST)
     assert done.returncode == 0, done.stderr
@@ -236,7 +256,7 @@ def test_models_of_both_formats_make_one_table(random_gguf: Path, onnx_folder: P
 
 @pytest.mark.engine
 def test_each_model_runs_with_the_engine_of_its_format(
-    random_gguf: Path, onnx_folder: Path
+    edge: Edge, random_gguf: Path, onnx_folder: Path
 ) -> None:
     done = edge(
         str(random_gguf), str(onnx_folder), "-p", "0", "-n", "2", "-r", "1", "-t", "1",
@@ -263,7 +283,7 @@ def test_each_model_runs_with_the_engine_of_its_format(
     ],
 )
 def test_what_an_engine_cannot_do_fails_its_cell_alone(
-    random_gguf: Path, onnx_folder: Path, option: tuple[str, ...], words: str
+    edge: Edge, random_gguf: Path, onnx_folder: Path, option: tuple[str, ...], words: str
 ) -> None:
     done = edge(
         str(onnx_folder), str(random_gguf), "-p", "0", "-n", "2", "-r", "1", "-t", "1", "--warmups",
@@ -276,8 +296,9 @@ def test_what_an_engine_cannot_do_fails_its_cell_alone(
     assert (measured["status"], measured["backend"]) == ("measured", "llama_cpp")
 
 
+@pytest.mark.usefixtures("children_here")
 def test_a_sweep_of_an_onnx_folder_is_resumed_until_its_weights_change(
-    onnx_folder: Path, tmp_path: Path
+    edge: Edge, onnx_folder: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "copy"
     shutil.copytree(onnx_folder, model)

@@ -1,6 +1,7 @@
 """The record: rates from raw stamps, JSON both ways, nothing absent turned into zero."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,12 @@ def test_decode_rate_of_a_bench_run_counts_every_step() -> None:
     assert len(run.step_ns) == 100
     assert run.prefill_tokens_per_s is None
     assert run.ttft_ns is None
+
+
+def test_a_record_that_prefilled_no_tokens_has_no_rate() -> None:
+    run = chat_run(prompt=200, prefill_ns=2_000_000_000, tokens=11, step_ns=50_000_000)
+    assert replace(run, prefill_tokens=0).prefill_tokens_per_s is None
+    assert replace(run, prefill_tokens=-1).prefill_tokens_per_s is None
 
 
 def test_the_first_token_of_a_chat_run_belongs_to_the_prefill() -> None:

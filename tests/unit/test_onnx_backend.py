@@ -543,12 +543,12 @@ def test_logits_nobody_wants_are_not_computed(level: str, tmp_path: Path) -> Non
         session.prefill(tokens[:150])
         after = np.array(session.logits())
         session.reset()
-        rows = decoder.all_logits(tokens[:150])
+        rows = next(decoder.all_logits(tokens[:150]))
         assert rows.shape == (150, Layout().tokens)
         assert np.allclose(rows[-1], after, atol=1e-4)
         assert np.ptp(rows, axis=0).max() > 0.01
         assert decoder.position == 150
-        more = decoder.all_logits(tokens[150:])
+        more = next(decoder.all_logits(tokens[150:]))
         whole = _logits(session, tokens)
         assert np.allclose(more[-1], whole, atol=1e-4)
 
@@ -559,13 +559,13 @@ def test_the_logits_of_all_positions_where_a_graph_has_them(tmp_path: Path) -> N
     for kind in ("all", "asked"):
         with opened(write_folder(tmp_path / kind, Layout(logits=kind))) as session:
             assert session.native.decoder is not None
-            found[kind] = session.native.decoder.all_logits(tokens)
+            found[kind] = next(session.native.decoder.all_logits(tokens))
             assert np.allclose(session.native.decoder.logits, found[kind][-1])
     assert np.allclose(found["all"], found["asked"], atol=1e-5)
     with opened(write_folder(tmp_path / "last", Layout(logits="last"))) as session:
         assert session.native.decoder is not None
         with pytest.raises(UnsupportedError, match="last position only"):
-            session.native.decoder.all_logits(tokens)
+            next(session.native.decoder.all_logits(tokens))
 
 
 def test_a_long_prompt_in_batches_is_turned_as_the_whole_is(tmp_path: Path) -> None:
@@ -577,6 +577,22 @@ def test_a_long_prompt_in_batches_is_turned_as_the_whole_is(tmp_path: Path) -> N
         assert np.allclose(_logits(cut, tokens), wanted, atol=2e-5)
         # By hand nobody can know how long it will be: what was turned as short is turned anew.
         assert np.allclose(_logits(cut, tokens, chunk=50), wanted, atol=2e-5)
+
+
+def test_all_logits_of_a_long_text_in_batches_are_turned_as_the_whole_is(tmp_path: Path) -> None:
+    path = write_synthetic(tmp_path / "long", **LONG)
+    tokens = [i * 7 % 250 for i in range(150)]
+    with opened(path) as whole, opened(path, micro_batch_tokens=32) as cut:
+        wanted = [np.array(block) for block in whole.all_logits(tokens, first=10)]
+        found = [np.array(block) for block in cut.all_logits(tokens, first=10)]
+        assert len(found) > len(wanted) == 1
+        assert np.allclose(np.concatenate(found), wanted[0], atol=2e-5)
+        # What was turned as short is evaluated anew, and its logits are not given again.
+        cut.reset()
+        cut.prefill(tokens[:50])
+        grown = np.concatenate([np.array(block) for block in cut.all_logits(tokens[50:])])
+        assert np.allclose(grown, wanted[0][40:], atol=2e-5)
+        assert cut.position == 150
 
 
 def test_a_context_that_grows_long_token_by_token_is_turned_anew_once(tmp_path: Path) -> None:

@@ -194,6 +194,7 @@ def test_a_given_folder_must_exist(home: Path) -> None:
 def test_the_cache_lies_where_the_system_wants_it(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("EDGE_CACHE_DIR", raising=False)
     monkeypatch.setattr("sys.platform", "linux")
     assert sources.cache_directory() == home / ".cache/edge-runtime"
     monkeypatch.setattr("sys.platform", "darwin")

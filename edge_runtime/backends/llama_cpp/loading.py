@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ...artifact import GGML_TYPES, Artifact
 from ...errors import BackendError, EdgeError, MemoryLimitError, UnsupportedError, UsageError
@@ -60,6 +60,9 @@ class Native:
     """While its first byte is not zero, the engine stops what it is computing."""
     window_tokens: int
     """The sliding window of the attention, 0 when all of the context is seen."""
+    output_rows: int
+    """The logits of how many tokens one evaluation may give; beyond it the engine ends the
+    process."""
 
     def free(self) -> None:
         """Frees the context and then the model; safe to call twice."""
@@ -90,6 +93,22 @@ def open_native(artifact: Artifact, options: SessionOptions) -> Native:
         finally:
             if context is None:
                 lib.llama_model_free(model)
+
+
+def widened(native: Native, artifact: Artifact, rows: int) -> Native:
+    """The same weights with an empty context that gives the logits of `rows` tokens at once.
+
+    The context there was is freed and must not be used again; when no other can be made, it stays.
+    Raises what `LlamaCppBackend.open` says.
+    """
+    with _opening:
+        mark = LOG.mark
+        model = cast(int, native.model)
+        wide = _with_context(native.lib, model, artifact, native.options, mark, rows=rows)
+    weights = tuple(buffer for buffer in native.buffers if buffer.purpose == "model")
+    native.model = None
+    native.free()
+    return replace(wide, buffers=weights + wide.buffers)
 
 
 def _checked(lib: Any, artifact: Artifact, options: SessionOptions) -> SessionOptions:
@@ -192,7 +211,7 @@ def _load_model(lib: Any, artifact: Artifact, options: SessionOptions, mark: int
 
 
 def _with_context(
-    lib: Any, model: int, artifact: Artifact, options: SessionOptions, mark: int
+    lib: Any, model: int, artifact: Artifact, options: SessionOptions, mark: int, *, rows: int = 1
 ) -> Native:
     if lib.llama_model_has_encoder(model) and lib.llama_model_has_decoder(model):
         raise UnsupportedError(
@@ -201,7 +220,7 @@ def _with_context(
         )
     vocabulary = Vocabulary(lib, lib.llama_model_get_vocab(model))
     abort = ctypes.create_string_buffer(2)
-    params = _context_params(lib, model, artifact, options)
+    params = _context_params(lib, model, artifact, options, rows)
     context = lib.llama_init_from_model(model, params)
     if not context:
         raise _loading_error("llama.cpp cannot make a context.", mark)
@@ -228,10 +247,13 @@ def _with_context(
         buffers=read_buffers(LOG.since(mark)),
         abort=abort,
         window_tokens=0 if options.swa_full else int(lib.llama_model_n_swa(model)),
+        output_rows=lib.llama_n_batch(context) if options.embeddings else rows,
     )
 
 
-def _context_params(lib: Any, model: int, artifact: Artifact, options: SessionOptions) -> Any:
+def _context_params(
+    lib: Any, model: int, artifact: Artifact, options: SessionOptions, rows: int
+) -> Any:
     params = lib.llama_context_default_params()
     params.n_ctx = options.context_tokens
     params.n_batch = options.batch_tokens
@@ -249,9 +271,9 @@ def _context_params(lib: Any, model: int, artifact: Artifact, options: SessionOp
         if _own_pooling(lib, model, artifact) in (None, lib.LLAMA_POOLING_TYPE_NONE):
             params.pooling_type = lib.LLAMA_POOLING_TYPE_MEAN
     else:
-        # Only the last token's logits are ever read. The default plans the largest graph for
+        # Mostly only the last token's logits are read. The default plans the largest graph for
         # logits of every token of a batch: 297 MiB more for a vocabulary of 152k.
-        params.n_outputs_max = 1
+        params.n_outputs_max = rows
     return params
 
 

@@ -15,13 +15,14 @@ from typing import Any, NoReturn, Self, cast
 from ...artifact import Artifact
 from ...errors import BackendError, ContextFullError, MemoryLimitError, UnsupportedError, UsageError
 from ...measurement import SessionOptions
-from .. import Message, Piece, Sampling, chat_template, generation
+from .. import Message, Piece, Sampling, chat_template, generation, slices
+from .batches import RowBatch, batch_over
+from .cancelling import CancelWatch
 from .library import LOG, engine
-from .loading import Native, open_native
+from .loading import Native, open_native, widened
 from .sampling import ChainSampler, make_sampler
 
 _DONE, _NO_ROOM, _ABORTED, _NO_MEMORY = 0, 1, 2, -2
-_CANCEL_POLL_S = 0.02
 _LONG_PROMPT_TOKENS = 16
 """Prompts up to this length are not worth a thread that watches for cancellation."""
 
@@ -53,9 +54,9 @@ class LlamaCppSession:
         self._decode = lib.llama_decode
         self._synchronize = lib.llama_synchronize
         self._one = (ctypes.c_int32 * 1)()
-        self._one_batch = _batch_over(lib, self._one)
+        self._one_batch = batch_over(lib, self._one)
         self._many: Any = (ctypes.c_int32 * self.options.batch_tokens)()
-        self._many_batch = _batch_over(lib, self._many)
+        self._many_batch = batch_over(lib, self._many)
 
     @property
     def position(self) -> int:
@@ -96,7 +97,7 @@ class LlamaCppSession:
 
         Raises ContextFullError when they do not fit, before any of them is evaluated.
         """
-        context = self._open_context()
+        self._open_context()
         self._need_cache()
         checked = generation.check_tokens(tokens, self.vocabulary_tokens)
         generation.check_room(self, len(checked), len(self._held))
@@ -105,12 +106,17 @@ class LlamaCppSession:
             chunk = checked[start : start + len(many)]
             many[: len(chunk)] = chunk
             batch.n_tokens = len(chunk)
-            code = self._decode(context, batch)
-            self._synchronize(context)
-            if code:
-                self._fail(code)
-            self._held += chunk
-            self._has_logits = True
+            self._evaluate(batch, chunk)
+
+    def _evaluate(self, batch: Any, chunk: list[int]) -> None:
+        """Evaluates a batch that is filled with these tokens."""
+        context = self._open_context()
+        code = self._decode(context, batch)
+        self._synchronize(context)
+        if code:
+            self._fail(code)
+        self._held += chunk
+        self._has_logits = True
 
     def step(self, token: int) -> None:
         """Evaluates exactly one token: one decode step; returns when it is computed."""
@@ -176,6 +182,47 @@ class LlamaCppSession:
             )
         return context
 
+    def all_logits(self, tokens: Sequence[int], *, first: int = 0) -> Iterator[memoryview[float]]:
+        """Evaluates tokens, giving the logits after each from `first`: see `Session.all_logits`.
+
+        The blocks are the engine's own memory. The first call makes the context anew, with room for
+        the logits of many tokens, and evaluates again what it held; `buffers` are those of it.
+        """
+        self._open_context()
+        self._need_cache()
+        checked = generation.check_tokens(tokens, self.vocabulary_tokens)
+        slices.check_first(first, len(checked))
+        generation.check_room(self, len(checked), len(self._held))
+        return self._blocks(checked, first)
+
+    def _blocks(self, tokens: list[int], first: int) -> Iterator[memoryview[float]]:
+        self._open_context()
+        batch_tokens = self.options.micro_batch_tokens
+        rows = slices.most_rows(self.vocabulary_tokens, batch_tokens)
+        if self.native.output_rows < rows:
+            self._widen(rows)
+        batch = RowBatch(self.native.lib, batch_tokens)
+        start = 0
+        while start < len(tokens):
+            left, ahead = len(tokens) - start, max(0, first - start)
+            count = slices.length(left, ahead, batch_tokens=batch_tokens, rows=rows)
+            chunk, wanted = tokens[start : start + count], max(0, count - ahead)
+            self._evaluate(batch.filled(chunk, wanted), chunk)
+            self._has_logits = False  # the caller may write over them
+            start += count
+            if wanted:
+                held = len(self._held)
+                yield batch.rows(self._open_context(), wanted, self.vocabulary_tokens)
+                self._open_context()
+                slices.check_unmoved(len(self._held), held)
+
+    def _widen(self, rows: int) -> None:
+        held = self._held
+        self.native = widened(self.native, self.artifact, rows)
+        self.buffers = self.native.buffers
+        self._held = []
+        self.prefill(held)
+
     def sampler(self, sampling: Sampling) -> ChainSampler:
         """A sampler over this session's logits."""
         self._open_context()
@@ -209,7 +256,7 @@ class LlamaCppSession:
         if len(rest) <= _LONG_PROMPT_TOKENS:
             self.prefill(rest)
             return not cancel.is_set()
-        watch = _CancelWatch(cancel, self.native.abort)
+        watch = CancelWatch(cancel, self.native.abort)
         try:
             self.prefill(rest)
         except _AbortedError:
@@ -365,35 +412,3 @@ class LlamaCppSession:
         if code == _NO_MEMORY:
             raise MemoryLimitError("llama.cpp could not get memory to evaluate.", cause=cause)
         raise BackendError(f"llama.cpp failed to evaluate (code {code}).", cause=cause)
-
-
-def _batch_over(lib: Any, tokens: ctypes.Array[ctypes.c_int32]) -> Any:
-    """A batch whose tokens lie in this memory; positions and outputs are the engine's defaults."""
-    pointer = ctypes.cast(tokens, ctypes.POINTER(ctypes.c_int32))
-    return lib.llama_batch(n_tokens=len(tokens), token=pointer)
-
-
-class _CancelWatch:
-    """A thread that passes a cancel event on to the engine while it computes."""
-
-    def __init__(self, cancel: threading.Event, abort: ctypes.Array[ctypes.c_char]) -> None:
-        self._cancel = cancel
-        self._abort = abort
-        self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="edge-cancel", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the watch; afterwards the engine computes freely again."""
-        self._over.set()
-        with self._lock:
-            self._abort[0] = b"\0"
-
-    def _watch(self) -> None:
-        while not self._over.is_set():
-            if self._cancel.wait(_CANCEL_POLL_S):
-                with self._lock:
-                    if not self._over.is_set():
-                        self._abort[0] = b"\1"
-                return

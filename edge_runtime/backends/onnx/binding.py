@@ -9,12 +9,14 @@ and trusts its caller with token ids and lengths.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ...errors import BackendError, MemoryLimitError, UnsupportedError
 from ...units import format_bytes
+from .. import slices
 from .buffers import Constants, as_float, quick_binding
 from .library import library, translated
 from .signature import Signature
@@ -231,26 +233,45 @@ class Decoder:
         alone = self._alone_later if self.position else self._alone_first
         return 1 if alone else self.batch_tokens
 
-    def all_logits(self, tokens: list[int]) -> Any:
-        """Evaluates tokens after those held, all at once, and gives the logits after each of them.
-
-        They are float32 (tokens, vocabulary). Raises UnsupportedError when the graph gives those of
-        the last position alone.
-        """
+    def need_all_logits(self) -> None:
+        """Raises UnsupportedError when the graph gives the logits of the last position alone."""
         if self.last_only and not self._signature.keep:
             raise UnsupportedError(
                 f"{self._file} gives logits of the last position only.",
                 cause="It was exported so.",
                 way_out="Convert the model again, with the logits of all positions.",
             )
-        rows = np.empty((1, len(tokens), self.vocabulary_tokens), self._logits.dtype)
-        count = len(tokens) if self._at_once() > 1 else 1
-        for start in range(0, len(tokens), count):
-            self._batch(tokens[start : start + count], None, rows[:, start : start + count])
-        return as_float(rows[0])
+
+    def all_logits(self, tokens: list[int], *, first: int = 0) -> Iterator[Any]:
+        """Evaluates tokens after those held, giving the logits after each from `first`.
+
+        They come in order, in blocks of float32 (rows, vocabulary) that are valid until the next
+        one is asked for. Nothing is evaluated before the first. Raises as `need_all_logits`.
+        """
+        self.need_all_logits()
+        rows = slices.most_rows(self.vocabulary_tokens, self.batch_tokens)
+        shape = (1, min(rows, len(tokens)), self.vocabulary_tokens)
+        memory = np.empty(shape, self._logits.dtype)
+        whole, start = self.position + len(tokens), 0
+        while start < len(tokens):
+            left, ahead = len(tokens) - start, max(0, first - start)
+            # A graph that cannot be told gives the logits of all positions, wanted or not.
+            most = self._at_once() if self.last_only else min(self._at_once(), rows)
+            count = slices.length(left, ahead, batch_tokens=most, rows=rows)
+            wanted = max(0, count - ahead)
+            given = wanted if self.last_only else count
+            self._constants.whole[()] = whole
+            try:
+                into = memory[:, :given] if wanted else None
+                self._batch(tokens[start : start + count], None, into)
+            finally:
+                self._constants.whole[()] = 0
+            start += count
+            if wanted:
+                yield as_float(memory[0, given - wanted : given])
 
     def _batch(self, tokens: list[int], run_options: Any, rows: Any = None) -> None:
-        """Evaluates tokens at once, into `rows` the logits of all where that is given."""
+        """Evaluates tokens at once, with `rows` given into it the logits of the last so many."""
         count, held = len(tokens), self.position
         if max(held + count, int(self._constants.whole)) > self._turns_tokens:
             self._long_from = min(self._long_from, held)

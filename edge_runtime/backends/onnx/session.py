@@ -16,7 +16,7 @@ import numpy as np
 from ...artifact import Artifact
 from ...errors import BackendError, ContextFullError, EdgeError, UnsupportedError, UsageError
 from ...measurement import SessionOptions
-from .. import Message, Piece, Sampling, chat_template, generation
+from .. import Message, Piece, Sampling, chat_template, generation, slices
 from .binding import Decoder
 from .embedding import encode, pooled
 from .library import engine, library
@@ -173,6 +173,35 @@ class OnnxSession:
                 "There are no logits yet.", way_out="Evaluate at least one token first."
             )
         return decoder.logits
+
+    def all_logits(self, tokens: Sequence[int], *, first: int = 0) -> Iterator[memoryview[float]]:
+        """Evaluates tokens, giving the logits after each from `first`: see `Session.all_logits`."""
+        decoder = self._decoder()
+        checked = generation.check_tokens(tokens, self.vocabulary_tokens)
+        slices.check_first(first, len(checked))
+        generation.check_room(self, len(checked), len(self._held))
+        decoder.need_all_logits()
+        return self._blocks(checked, first)
+
+    def _blocks(self, tokens: list[int], first: int) -> Iterator[memoryview[float]]:
+        decoder = self._decoder()
+        again = self._forgotten(decoder, len(tokens))
+        tokens = [*again, *tokens]
+        self._has_logits = False
+        base = len(self._held)
+        blocks = decoder.all_logits(tokens, first=len(again) + first)
+        while True:
+            try:
+                block = next(blocks, None)
+            finally:
+                # An evaluation that failed left the cache as it was before it.
+                self._held += tokens[len(self._held) - base : decoder.position - base]
+            if block is None:
+                return
+            held = len(self._held)
+            yield memoryview(block)
+            self._need_open()
+            slices.check_unmoved(len(self._held), held)
 
     def sampler(self, sampling: Sampling) -> NumpySampler:
         """A sampler over this session's logits. Raises UnsupportedError for grammars."""

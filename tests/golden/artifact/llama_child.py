@@ -1,4 +1,4 @@
-"""Run as a script with a JSON request on stdin: asks llama.cpp itself, prints a JSON answer.
+"""Run as a script with JSON requests on stdin: asks llama.cpp itself, prints JSON answers.
 
 A GGML_ASSERT ends the process that meets it, hence a process of its own. The model file it makes
 has a true header and no data: it is sparse, so that 7B shapes cost no disk.
@@ -115,13 +115,11 @@ def kv_buffer_bytes(path: Path, context: dict) -> dict[str, object]:
     return answer
 
 
-def main() -> None:
-    request = json.load(sys.stdin)
+def answered(request: dict) -> dict[str, object]:
     path = Path(request["path"])
-    llama_cpp.llama_log_set(keep, None)
     write_sparse(path, request)
     try:
-        answer = {
+        return {
             "plans": {
                 name: quantizer_plan(path, ftype) for name, ftype in request.get("levels", [])
             },
@@ -129,7 +127,12 @@ def main() -> None:
         }
     finally:
         path.unlink()
-    json.dump(answer, sys.stdout)
+
+
+def main() -> None:
+    llama_cpp.llama_log_set(keep, None)
+    for line in sys.stdin:
+        print(json.dumps(answered(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from quantize.writers import gguf
 pytestmark = pytest.mark.engine
 
 DATA = Path(__file__).parents[2] / "data"
-CORPUS = [(DATA / "tiny_heldout.txt").read_text("utf-8"), *TEXTS]
+HELDOUT = DATA.parents[1] / "edge_runtime" / "tiny_model" / "heldout.txt"
+CORPUS = [HELDOUT.read_text("utf-8"), *TEXTS]
 PUBLISHED = (
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|%s| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
     "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"

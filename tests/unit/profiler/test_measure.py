@@ -27,7 +27,7 @@ from edge_runtime.measurement import (
 from edge_runtime.memory import Memory
 from edge_runtime.profiler import Plan, Progress, measure
 from edge_runtime.profiler.ceiling import oom_kills
-from edge_runtime.profiler.measure import last_line
+from edge_runtime.profiler.child import last_line
 
 FAKE = SessionOptions(backend="fake")
 MS = 1_000_000

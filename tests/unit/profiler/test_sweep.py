@@ -29,6 +29,8 @@ QUICK = Plan(min_runs=2, max_runs=2, warmups=0)
 MS = 1_000_000
 Script = Callable[..., None]
 
+pytestmark = pytest.mark.usefixtures("children_here")
+
 
 @pytest.mark.parametrize(
     ("text", "values"),
@@ -157,6 +159,7 @@ def test_finished_cells_are_not_run_again(artifact: Artifact, script: Script) ->
         lambda m: replace(m, artifact=replace(m.artifact, fingerprint="f" * 16)),
         lambda m: replace(m, requested=replace(m.requested, kv_type_k="q8_0")),
         lambda m: replace(m, workload=decode_workload(5)),
+        lambda m: replace(m, round=0),
         lambda m: replace(m, host=replace(m.host, cpu="Another CPU")),
         lambda m: replace(m, requested=None),
     ],
