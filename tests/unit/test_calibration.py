@@ -299,7 +299,8 @@ def test_a_text_that_is_none_is_refused(
         file.truncate(17 * 1024**2)
     assert "17.0 MiB long" in refused(model, text, out).fact
     # What is no file has no length, and may have no end.
-    assert "is no file" in refused(model, tmp_path, out).fact
+    (tmp_path / "folder").mkdir()
+    assert "is no file" in refused(model, tmp_path / "folder", out).fact
     if os.name == "posix":
         with pytest.raises(UsageError, match="is no file"):
             calibrate(model, "/dev/zero", out)
