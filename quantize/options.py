@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +117,10 @@ def _check_pattern(pattern: str) -> None:
     if "[[:" in pattern:  # POSIX classes are known to ECMAScript, not to Python
         return
     try:
-        re.compile(pattern)
+        with warnings.catch_warnings():
+            # What Python's own dialect may mean by [[ one day concerns nobody here.
+            warnings.simplefilter("ignore", FutureWarning)
+            re.compile(pattern)
     except re.error as error:
         raise UsageError(
             f"{pattern!r} is no regular expression.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import quantize
@@ -66,6 +66,7 @@ def test_patterns_are_lowered_but_not_their_escapes() -> None:
 
 
 @given(st.text(max_size=30))
+@example("[[")
 def test_any_pattern_is_taken_or_refused(pattern: str) -> None:
     try:
         options = QuantizeOptions(tensor_types=((pattern, "q8_0"),))
