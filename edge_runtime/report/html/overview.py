@@ -180,10 +180,9 @@ def _speed(row: ComparedRow, base: ComparedRow | None) -> Tile | None:
     if row.decode.burst_tokens_per_s is not None:
         small = f"steady, {small}"
     if ratio is not None and base is not None and not ratio.is_hopeless:
-        times = f"{ratio.value:.2f}"
+        small = f"{ratio.value:.2f} times {plain(base.label)}"
         if ratio.relative_half_width > SYMMETRIC_LIMIT:
-            times = f"{format_rate(ratio.low)} to {format_rate(ratio.high)}"
-        small = f"{times} times {plain(base.label)}"
+            small += f" ({ratio.low:.2f} to {ratio.high:.2f})"
     return Tile(name="Speed", value=f"{format_rate(rate.value)} tok/s", small=small)
 
 

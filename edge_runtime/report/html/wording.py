@@ -49,8 +49,9 @@ def ratio_words(ratio: Interval) -> str:
     if ratio.is_hopeless:
         return "ratio too noisy"
     if ratio.relative_half_width > SYMMETRIC_LIMIT:
-        return f"\N{MULTIPLICATION SIGN} {format_rate(ratio.low)} to {format_rate(ratio.high)}"
-    spread = interval_words(ratio, lambda value: f"{value:.2f}")
+        spread = f"({ratio.low:.2f} to {ratio.high:.2f})"
+    else:
+        spread = interval_words(ratio, lambda value: f"{value:.2f}")
     return f"\N{MULTIPLICATION SIGN} {ratio.value:.2f} {spread}"
 
 
