@@ -80,6 +80,10 @@ def calibrate(
     _check_model(artifact)
     read_text(words)
     check_destination(target, overwrite=overwrite)
+    if target.exists() and any(target.samefile(path) for path in (*artifact.paths, words)):
+        raise UsageError(
+            f"{target} is what the importance matrix is made of.", way_out="Choose another name."
+        )
     context = min(context_tokens, artifact.shape.context_tokens or context_tokens)
     processors = _processors()
     job = {

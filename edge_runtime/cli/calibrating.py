@@ -76,6 +76,11 @@ def calibrated(
     import quantize
     from quantize.requantization import check_requantize
 
+    if out.resolve() in (target.resolve() for target in targets.values()):
+        raise UsageError(
+            f"{out} cannot be both a level and the importance matrix.",
+            way_out="Name another file: --imatrix-out FILE",
+        )
     if out.exists() and not overwrite:
         raise UsageError(
             f"{out} is there already.",

@@ -8,6 +8,8 @@ how anything is measured.
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from ..rounds.program import Entry
     from .shelf import KeptFolder, Shelf
 
-_Make = Callable[[Path, Callable[[float], None]], Artifact]
+_Make = Callable[[Path, bool, Callable[[float], None]], Artifact]
+"""Makes a file, whether or not it replaces one, and tells which share of it is done."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +102,12 @@ def make_rows(making: Making, source: Source | None, shelf: Shelf) -> Made:
 
     if source is None:
         return finished_files(making.sources, making.reference)
+    if making.keep is not None and making.keep.resolve() == source.path.resolve():
+        raise UsageError(
+            f"{making.keep} is the model itself.",
+            cause="A checkpoint with finished models in it is taken for these.",
+            way_out="Name another folder: --keep DIR",
+        )
     importance = making.imatrix is not None or making.calibrate is not None
     wanted = wanted_levels(making.levels, source, importance=importance)
     workshop = Workshop(
@@ -131,6 +141,7 @@ class Workshop:
         """
         from ..rounds.program import entries_of
 
+        self._check_matrix()
         reference = self._reference()
         matrix = self._matrix(reference) if any(one.weighted for one in wanted) else None
         found: list[Artifact | LevelFailure] = [reference]
@@ -174,22 +185,24 @@ class Workshop:
             return self._there(
                 f"{source.stem}-{bits}",
                 key,
-                lambda out, tell: requantize(source.path, out, bits, overwrite=True, progress=tell),
+                lambda out, again, tell: requantize(
+                    source.path, out, bits, overwrite=again, progress=tell
+                ),
             )
         options = QuantizeOptions(imatrix=matrix)
         return self._there(
             f"{source.stem}-{one.label.replace('+', '-')}.gguf",
-            key if matrix is None else key_of(key, digest_of((matrix,))),
-            lambda out, tell: requantize(
-                reference.path, out, one.level, options=options, overwrite=True, progress=tell
+            key if matrix is None else key_of(key, self._matrix_key()),
+            lambda out, again, tell: requantize(
+                reference.path, out, one.level, options=options, overwrite=again, progress=tell
             ),
         )
 
     def _converting(self, level: str) -> _Make:
         from quantize import convert
 
-        return lambda out, tell: convert(
-            self.source.path, out, level=level, overwrite=True, progress=tell
+        return lambda out, again, tell: convert(
+            self.source.path, out, level=level, overwrite=again, progress=tell
         )
 
     def _there(self, name: str, key: str, make: _Make) -> Artifact:
@@ -199,31 +212,50 @@ class Workshop:
             artifact = _opened(path)
             if artifact is None:
                 say(f"making {name}")
+                again = os.path.lexists(path)  # what is broken may be replaced, nothing else
                 with job(name, self.source.size_bytes) as progress:
-                    artifact = self._with_room(lambda: make(path, progress))
+                    artifact = self._with_room(lambda: make(path, again, progress))
             self.place.made(path)
         return artifact
 
     def _with_room(self, make: Callable[[], Artifact]) -> Artifact:
         try:
             return make()
-        except DiskError:
+        except DiskError as error:
+            reason = error.__cause__
+            if isinstance(reason, OSError) and reason.errno not in _FULL:
+                raise
             # What earlier comparisons left may be all that is in the way.
             if not self.place.make_room():
                 raise
         return make()
 
-    def _matrix(self, reference: Artifact) -> Path:
-        """The importance matrix: the user's, or one made of the reference and kept."""
-        from quantize import calibrate, imatrix
+    def _check_matrix(self) -> None:
+        """Refuses what is no matrix, or no text, before anything is made."""
+        from quantize import imatrix
+
+        from ..quality.text import read_text
 
         if self.imatrix is not None:
-            imatrix.read(self.imatrix)  # what is no matrix is refused before anything is made of it
-            return self.imatrix
-        assert self.calibrate is not None
+            imatrix.read(self.imatrix)
+        if self.calibrate is not None:
+            read_text(self.calibrate)
 
-        key = key_of(self.source.key, self.source.reference, digest_of((self.calibrate,)))
-        path = self.shelf.place(key, f"{self.source.stem}-imatrix.gguf")
+    def _matrix_key(self) -> str:
+        """What the importance matrix is made of; the user's is what it is."""
+        if self.calibrate is None:
+            assert self.imatrix is not None
+            return digest_of((self.imatrix,))
+        return key_of(self.source.key, self.source.reference, digest_of((self.calibrate,)))
+
+    def _matrix(self, reference: Artifact) -> Path:
+        """The importance matrix: the user's, or one made of the reference and kept."""
+        from quantize import calibrate
+
+        if self.calibrate is None:
+            assert self.imatrix is not None
+            return self.imatrix
+        path = self.shelf.place(self._matrix_key(), f"{self.source.stem}-imatrix.gguf")
         with self.shelf.alone(path):
             if not path.exists():
                 say(f"running {reference.path.name} on {self.calibrate.name} for importances")
@@ -242,13 +274,15 @@ def finished_files(given: Sequence[str], reference: str | None) -> Made:
     from ..rounds.program import entries_of
 
     entries = entries_of([open_model(text) for text in given])
-    return Made(rows=entries, reference=_reference_among(entries, reference))
+    return Made(rows=entries, reference=_reference_among(entries, given, reference))
 
 
-def _reference_among(entries: Sequence[Entry], asked: str | None) -> int:
+def _reference_among(entries: Sequence[Entry], given: Sequence[str], asked: str | None) -> int:
     from ..rounds.program import reference_of
 
     if asked is not None:
+        if asked in given:
+            return given.index(asked)
         for index, entry in enumerate(entries):
             if asked in (entry.label, entry.artifact.path.name, str(entry.artifact.path)):
                 return index

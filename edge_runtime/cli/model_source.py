@@ -127,6 +127,7 @@ def _checkpoint(folder: Path, reference: str | None) -> Source:
 
     from .. import sources
 
+    reference = reference and reference.upper()
     if reference not in (None, "F32", "F16", "BF16"):
         raise UsageError(
             f"{reference} is no reference for a checkpoint's levels.",
@@ -168,7 +169,8 @@ def _stem(artifact: Artifact) -> str:
 
 def _safe(name: str) -> str:
     """A beginning for names of files, whatever a directory is called."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:80] or "model"
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    return plain.encode()[:80].decode(errors="ignore") or "model"
 
 
 def _key(paths: Sequence[Path]) -> str:

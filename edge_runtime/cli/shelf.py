@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,26 +23,26 @@ from types import TracebackType
 from typing import Self
 
 from ..errors import DiskError, UsageError
-from ..units import GIB
 from .whole_file import write_whole
 
 if sys.platform != "win32":
     import fcntl
 
-USUAL_LIMIT_BYTES = 20 * GIB
-
 _KEY = re.compile(r"[0-9a-f]{20}")
+_REMOVED = ".removed"
 _IN_USE = ".in-use"
 _BEING_MADE = ".being-made"
 _USED = ".used"
 _NOTES = ".edge-compare.json"
 _MOST_NOTES_BYTES = 1 << 20
 _END_BYTES = 1 << 20
+_MOST_TRIES = 1000
+_DAY_NS = 86_400 * 10**9
 
 
 def key_of(*parts: str) -> str:
     """A name for what is made from these and nothing else."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+    return hashlib.sha256(_bytes("\0".join(parts))).hexdigest()[:20]
 
 
 def digest_of(paths: Iterable[Path]) -> str:
@@ -54,7 +55,8 @@ def digest_of(paths: Iterable[Path]) -> str:
         try:
             with path.open("rb") as file:
                 told = os.fstat(file.fileno())
-                digest.update(f"{path.name}\0{told.st_size}\0{told.st_mtime_ns}\0".encode())
+                said = f"{path.name}\0{told.st_size}\0{told.st_mtime_ns}\0"
+                digest.update(_bytes(said))
                 digest.update(file.read(_END_BYTES))
                 file.seek(max(0, told.st_size - _END_BYTES))
                 digest.update(file.read(_END_BYTES))
@@ -63,6 +65,11 @@ def digest_of(paths: Iterable[Path]) -> str:
                 f"{path} cannot be read.", cause=f"{error.strerror or error}."
             ) from error
     return digest.hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    """Also of names of files that are no Unicode."""
+    return text.encode(errors="surrogatepass")
 
 
 class Shelf:
@@ -107,9 +114,14 @@ class Shelf:
         """
         folder = self._folder / key
         try:
-            while True:
-                folder.mkdir(exist_ok=True)
-                lock = _locked(folder / _IN_USE, shared=True)
+            for tries_left in reversed(range(_MOST_TRIES)):
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    lock = _locked(folder / _IN_USE, shared=True)
+                except (FileExistsError, FileNotFoundError):
+                    if not tries_left:
+                        raise
+                    continue  # removed by another program just now
                 if lock is None:
                     break
                 # Whoever removed the folder meanwhile held the lock of a file that is gone.
@@ -153,6 +165,10 @@ class Shelf:
         things = sorted(_things(self._folder), key=lambda thing: thing.used_ns)
         size_bytes = sum(thing.size_bytes for thing in things)
         removed = 0
+        with contextlib.suppress(OSError):
+            for folder in self._folder.glob(f"*{_REMOVED}"):  # of a program that was killed
+                if _KEY.fullmatch(folder.stem):
+                    shutil.rmtree(folder, ignore_errors=True)
         for thing in things:
             if (size_bytes > limit_bytes or not thing.size_bytes) and _removed(thing.folder):
                 size_bytes -= thing.size_bytes
@@ -163,7 +179,8 @@ class Shelf:
 class KeptFolder:
     """A user's own directory, made if need be, in which things keep plain names.
 
-    A hidden file there notes the key of each, so that only what was made of the same is used again.
+    A hidden file there notes the key of each and what it looked like, so that only what was made of
+    the same, and nobody has changed since, is used again or replaced.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -185,9 +202,11 @@ class KeptFolder:
         """
         path = self._folder / name
         self._keys[name] = key
-        if os.path.lexists(path) and self._notes().get(name) != key:
+        noted = self._notes().get(name)
+        if os.path.lexists(path) and (noted is None or noted != _note(key, path)):
             raise UsageError(
                 f"{path} is there already, and was not made of this model in this way.",
+                cause="It is somebody else's, or of another version, or was changed since.",
                 way_out="Name another folder: --keep DIR",
             )
         return path
@@ -200,9 +219,9 @@ class KeptFolder:
     def made(self, path: Path) -> None:
         """Notes of what the thing was made. Raises DiskError."""
         notes = self._notes()
-        key = self._keys[path.name]
-        if notes.get(path.name) != key:
-            text = json.dumps(notes | {path.name: key}, indent=1)
+        note = _note(self._keys[path.name], path)
+        if notes.get(path.name) != note:
+            text = json.dumps(notes | {path.name: note}, indent=1)
             write_whole(self._folder / _NOTES, (text, "\n"))
 
     def make_room(self) -> bool:
@@ -220,6 +239,15 @@ class KeptFolder:
         return {name: key for name, key in found.items() if isinstance(key, str)}
 
 
+def _note(key: str, path: Path) -> str:
+    """What a thing was made of, and what it looks like. Raises DiskError."""
+    try:
+        files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+        return key_of(key, digest_of(files))
+    except OSError as error:
+        raise DiskError(f"{path} cannot be read.", cause=f"{error.strerror or error}.") from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Thing:
     folder: Path
@@ -235,19 +263,28 @@ def _things(shelf: Path) -> Iterator[_Thing]:
                 with contextlib.suppress(OSError):
                     mark = folder / _USED
                     used_ns = (mark if mark.exists() else folder).stat().st_mtime_ns
+                    if used_ns > time.time_ns() + _DAY_NS:
+                        used_ns = 0  # a clock that was wrong would keep it for ever
                     files = (path for path in folder.rglob("*") if not path.is_dir())
                     sizes = (path.lstat().st_size for path in files)
                     yield _Thing(folder=folder, used_ns=used_ns, size_bytes=sum(sizes))
 
 
 def _removed(folder: Path) -> bool:
-    """Removes a folder unless a running program uses it."""
+    """Removes a folder unless a running program uses it.
+
+    It loses its name first: nobody, not even after a crash, finds half of it.
+    """
+    gone = folder.with_name(folder.name + _REMOVED)
     lock: int | None = None
     try:
         if sys.platform != "win32":
             lock = os.open(folder / _IN_USE, os.O_CREAT | os.O_RDWR, 0o666)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder)
+            if not os.fstat(lock).st_nlink:
+                return False  # removed by another, and perhaps made again since
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
     except OSError:
         return False  # in use, or not ours to remove
     finally:

@@ -260,5 +260,7 @@ def _brief(value: object) -> str:
 def unlike(fact: str, cause: str) -> UsageError:
     """The refusal of records that are not alike."""
     return UsageError(
-        fact, cause=cause, way_out="Compare records that one edge compare made, or measure again."
+        fact,
+        cause=cause,
+        way_out="Compare records of one edge compare, or see each lot by itself: edge report",
     )

@@ -176,6 +176,8 @@ def test_a_text_that_is_too_short_is_refused_and_leaves_no_file(
         (("--text", "nowhere.txt"), "nowhere.txt"),
         (("--prompts", "nowhere.jsonl"), "nowhere.jsonl"),
         (("--calibrate", "a.txt", "--imatrix", "b.gguf"), "Give only one"),
+        (("--no-quality", "--calibrate", "nowhere.txt"), "nowhere.txt"),
+        (("--no-quality", "--imatrix", "nowhere.gguf"), "nowhere.gguf"),
         (("--save", "a.jsonl", "--resume", "b.jsonl"), "Give only --resume"),
         (("--save", "there.jsonl"), "--resume there.jsonl"),
         (("--resume", "nowhere.jsonl"), "nowhere.jsonl"),

@@ -164,6 +164,9 @@ def test_a_text_becomes_a_matrix_that_is_kept_and_used(
         (("tiny-F32.gguf", "-l", "Q4_1"), "--imatrix tiny-imatrix.gguf"),
         (("tiny-F32.gguf", "-l", "Q4_1,Q4_0", "--imatrix-out", "other.gguf"), "--force"),
         (("tiny-Q4_0.gguf", "-l", "Q4_1", "--imatrix-out", "other.gguf"), "--allow-requantize"),
+        (("tiny-F32.gguf", "-l", "Q4_1", "--imatrix-out", source, "--force"), "is made of"),
+        (("tiny-F32.gguf", "-l", "Q4_1", "--imatrix-out", text, "--force"), "is made of"),
+        (("tiny-F32.gguf", "-l", "Q4_1", "--imatrix-out", "tiny-Q4_1.gguf"), "cannot be both"),
     ):
         code, _, err = edge("quantize", *arguments, "--calibrate", text)
         assert code == 2

@@ -9,6 +9,7 @@ import pytest
 
 from edge_runtime.artifact import Artifact
 from edge_runtime.cli import model_source
+from edge_runtime.cli.making import finished_files
 from edge_runtime.cli.model_source import (
     USUAL_LEVELS,
     USUAL_ONNX_LEVELS,
@@ -17,6 +18,7 @@ from edge_runtime.cli.model_source import (
     wanted_levels,
 )
 from edge_runtime.errors import EdgeError, ModelNotFoundError, UsageError
+from tests.conftest import write_random_gguf
 
 
 def source(kind: str = "checkpoint", reference: str = "F16") -> Source:
@@ -106,7 +108,7 @@ def test_a_checkpoint_is_told_from_a_changed_one(tiny_model_dir: Path, tmp_path:
     first = find_source(str(folder), "BF16")
     assert isinstance(first, Source)
     assert (first.stem, first.reference, first.shipped) == ("my-model-1", "BF16", False)
-    assert find_source(str(folder), "BF16") == first
+    assert find_source(str(folder), "bf16") == first
     config = folder / "config.json"
     config.write_text(config.read_text().replace("1e-05", "1e-06") + "\n")
     changed = find_source(str(folder), "BF16")
@@ -120,6 +122,22 @@ def test_a_gguf_file_of_floats_is_its_own_reference(random_gguf: Path) -> None:
     assert (found.kind, found.reference, found.stem) == ("gguf", "F32", "random-bytes")
     with pytest.raises(UsageError, match="is itself"):
         find_source(str(random_gguf), "F16")
+
+
+def test_names_of_files_stay_short_enough_for_any_disk(random_gguf: Path, tmp_path: Path) -> None:
+    model = shutil.copy(random_gguf, tmp_path / f"{'模' * 80}.gguf")
+    found = find_source(str(model), None)
+    assert isinstance(found, Source)
+    assert len(found.stem.encode()) <= 80
+
+
+def test_the_reference_may_be_named_as_the_file_was(
+    random_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_random_gguf(tmp_path / random_gguf.name, context=256)
+    given = (str(random_gguf), f"./{random_gguf.name}")
+    assert [finished_files(given, name).reference for name in given] == [0, 1]
 
 
 @pytest.mark.engine
