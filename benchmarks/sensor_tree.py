@@ -76,7 +76,8 @@ class SensorTree:
 
     Power is integrated by trapezoid every `period_s`, which is how often the counters move.
     `counter_uj` is where they begin: close to RANGE_UJ they wrap. A battery that is `discharging`
-    is a sensor of the whole device; one on mains only has a capacity.
+    is a sensor of the whole device; one on mains only has a capacity. `longest_gap_s` is the longest
+    time that the counters stood still, known on leaving: they lag behind by no more.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class SensorTree:
     ) -> None:
         self.folder = folder
         self.started_ns = 0
+        self.longest_gap_s = 0.0
         self._power = power
         self._period_s = period_s
         self._counter_uj = counter_uj
@@ -131,6 +133,7 @@ class SensorTree:
         while not self._stop.wait(max(0.0, due - (time.perf_counter_ns() - self.started_ns) / 1e9)):
             now = time.perf_counter_ns()
             passed_s = (now - at) / 1e9
+            self.longest_gap_s = max(self.longest_gap_s, passed_s)
             after = self._power((now - self.started_ns) / 1e9)
             self._joules = Watts(
                 package=self._joules.package + passed_s * (watts.package + after.package) / 2,
@@ -147,6 +150,7 @@ class SensorTree:
                 gauged = now
             # On an absolute schedule; what a busy machine made it miss is not caught up.
             due = max(due + self._period_s, (now - self.started_ns) / 1e9)
+        self.longest_gap_s = max(self.longest_gap_s, (time.perf_counter_ns() - at) / 1e9)
 
     def _warm(self, watts: Watts, passed_s: float) -> None:
         """Lets the temperature approach that which the power would hold."""

@@ -53,7 +53,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_shipped_model_uses_the_joules_of_the_counters(tiny_gguf: Path, machine: Path) -> None:
     artifact = Artifact.open(tiny_gguf)
     options = SessionOptions(threads=1)
-    with SensorTree(machine, steady(PACKAGE_W, DRAM_W)):
+    with SensorTree(machine, steady(PACKAGE_W, DRAM_W)) as tree:
         plan = Plan(min_runs=2, max_runs=3, idle_s=0.5)
         found = measure(artifact, decode_workload(64), options, plan=plan)
     energy = energy_of(found)
@@ -66,11 +66,14 @@ def test_the_shipped_model_uses_the_joules_of_the_counters(tiny_gguf: Path, mach
         assert one.failures == 0
         seconds = (one.stamps_ns[-1] - one.stamps_ns[0]) / 1e9
         assert seconds > 2.0
-        assert one.joules[-1] - one.joules[0] == pytest.approx(watts * seconds, rel=0.02)
+        # On a busy machine the fake counters themselves may stand still for longer.
+        lag_j = watts * tree.longest_gap_s
+        assert one.joules[-1] - one.joules[0] == pytest.approx(watts * seconds, rel=0.02, abs=lag_j)
     # Decoding went on until the sensor can resolve it.
     assert sum(found.step_samples_ns) / 1e9 >= 1.0
     runs = the_window(found, "runs")
-    assert power_w(series["rapl:package-0"], runs) == pytest.approx(PACKAGE_W, rel=0.03)
+    lag_w = PACKAGE_W * tree.longest_gap_s / runs.duration_s
+    assert power_w(series["rapl:package-0"], runs) == pytest.approx(PACKAGE_W, rel=0.03, abs=lag_w)
     assert Measurement.from_json(found.to_json()) == found
 
 
