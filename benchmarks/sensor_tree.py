@@ -76,8 +76,8 @@ class SensorTree:
 
     Power is integrated by trapezoid every `period_s`, which is how often the counters move.
     `counter_uj` is where they begin: close to RANGE_UJ they wrap. A battery that is `discharging`
-    is a sensor of the whole device; one on mains only has a capacity. `longest_gap_s` is the longest
-    time that the counters stood still, known on leaving: they lag behind by no more.
+    is a sensor of the whole device; one on mains only has a capacity. `longest_gap_s` is how long
+    the counters stood still at most, known on leaving: they lag behind by no more.
     """
 
     def __init__(
