@@ -50,6 +50,8 @@ _HOMES = {
         "decode_workload",
         "prefill_workload",
     ),
+    ".projection": ("Projection",),
+    ".projection.door": ("fit_device", "plan_hardware", "project"),
     ".profiler": ("Plan", "detect_host", "measure", "measure_latency"),
     ".rounds": ("compare",),
     ".statistics": ("Interval",),
@@ -100,6 +102,10 @@ if TYPE_CHECKING:
     from .profiler import detect_host as detect_host
     from .profiler.latency import measure_latency as measure_latency
     from .profiler.measure import measure as measure
+    from .projection import Projection as Projection
+    from .projection.door import fit_device as fit_device
+    from .projection.door import plan_hardware as plan_hardware
+    from .projection.door import project as project
     from .rounds import compare as compare
     from .statistics import Interval as Interval
     from .verdict import Target as Target

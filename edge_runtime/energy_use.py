@@ -157,10 +157,15 @@ def energy_uses(
     in for the capacity that the record has, or has not.
     """
     scenario = scenario or Scenario()
+    return tuple(_use(group, scenario, battery_wh) for group in grouped(measurements))
+
+
+def grouped(measurements: Sequence[Measurement]) -> tuple[tuple[Measurement, ...], ...]:
+    """The measurements of the same file, options and machine together, in order."""
     groups: dict[object, list[Measurement]] = {}
     for one in measurements:
         groups.setdefault(_same(one), []).append(one)
-    return tuple(_use(group, scenario, battery_wh) for group in groups.values())
+    return tuple(map(tuple, groups.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ needs, which rows a check has, and which of them to recommend. Nothing is run or
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -125,8 +126,17 @@ def work_of(shape: ModelShape, tensors: Iterable[TensorInfo], phase: Phase, dept
     Vectors (norms, biases) belong to the cost per layer.
     """
     amounts: dict[str, float] = {}
+    # The layers are alike: what one tensor of a kind takes, the next takes as well.
+    known: dict[tuple[str, tuple[int, ...], str, int], float] = {}
     for tensor in tensors:
-        _add(amounts, shape, tensor.name, tensor.dims, tensor.type.name, tensor.size_bytes, phase)
+        name, kind = tensor.name, tensor.type.name
+        alike = name[name.index(".", 4) :] if name.startswith("blk.") else name
+        key = (alike, tensor.dims, kind, tensor.size_bytes)
+        amount = known.get(key)
+        if amount is None:
+            amount = known[key] = _amount(shape, name, tensor.dims, tensor.size_bytes, phase)
+        if amount:
+            amounts[kind] = amounts.get(kind, 0.0) + amount
     return Work(
         layers=shape.layers,
         bytes_by_type=amounts,
@@ -136,29 +146,31 @@ def work_of(shape: ModelShape, tensors: Iterable[TensorInfo], phase: Phase, dept
 
 def planned_work(planned: PlannedModel, phase: Phase, depth: int = 0) -> Work:
     """The work of one token, at a depth, of a model that was not made."""
-    return work_of(planned.shape, planned.tensors, phase, depth)
+    at_start = _work_at_start(planned, phase)
+    return replace(at_start, attention=attention_products(planned.shape, depth))
 
 
-def _add(
-    amounts: dict[str, float],
-    shape: ModelShape,
-    name: str,
-    dims: tuple[int, ...],
-    type_name: str,
-    size_bytes: int,
-    phase: Phase,
-) -> None:
+@functools.lru_cache(maxsize=16)
+def _work_at_start(planned: PlannedModel, phase: Phase) -> Work:
+    """Walked through once for all the devices a plan is projected onto."""
+    return work_of(planned.shape, planned.tensors, phase)
+
+
+def _amount(
+    shape: ModelShape, name: str, dims: tuple[int, ...], size_bytes: int, phase: Phase
+) -> float:
+    """What one tensor adds to a token's work: bytes to decode, weights to prefill."""
     rows = math.prod(dims[1:])
     if rows <= 1:
-        return
+        return 0.0
     read = shape.bytes_read(name, size_bytes, dims)
     if read <= size_bytes // rows:
-        return  # a table that is looked up, one row of it
+        return 0.0  # a table that is looked up, one row of it
     if phase is Phase.DECODE:
-        amounts[type_name] = amounts.get(type_name, 0.0) + read
-    elif not name.startswith(("token_embd", "output.")):
-        weights = dims[0] * rows * read / size_bytes
-        amounts[type_name] = amounts.get(type_name, 0.0) + weights
+        return float(read)
+    if name.startswith(("token_embd", "output.")):
+        return 0.0
+    return dims[0] * rows * read / size_bytes
 
 
 def attention_products(shape: ModelShape, depth: int) -> float:
@@ -252,6 +264,18 @@ def rows_of(
         )
         for one, size in zip(evidence, weights, strict=True)
     )
+
+
+def within_context(shape: ModelShape, target: Target) -> tuple[Target, tuple[str, ...]]:
+    """The target for a model whose own context may be shorter than what is asked, and a note."""
+    asked, own = target.context_tokens, shape.context_tokens
+    if not own or asked <= own:
+        return target, ()
+    note = f"judged at {own} tokens of context, all it was made for, not at {asked}"
+    prompt = min(target.prompt_tokens, own)
+    if prompt < target.prompt_tokens:
+        note += f", and with a prompt of {prompt}, not of {target.prompt_tokens}"
+    return replace(target, context_tokens=own, prompt_tokens=prompt), (note,)
 
 
 def with_energy(rows: Sequence[Row], measurements: Sequence[Measurement]) -> tuple[Row, ...]:

@@ -32,9 +32,11 @@ onnxruntime 1.31.1 on x86-64 at 135M, 0.5B and 1B: 1.20 to 1.30, 1.11 to 1.17, 2
 (`benchmarks/two_engines.py --memory`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PlannedModel:
     """A model's file before it is made: which tensors it has, stored as what.
+
+    One is itself and equals no other: what was worked out of its tensors is looked up by it.
 
     `level` is named as a command line does, with `onnx:` before those of ONNX.
     `cache_bytes_per_token` is what a graph's KV cache takes for a token, None for GGUF.
@@ -65,21 +67,24 @@ def planned_gguf(shape: ModelShape, level_name: str) -> PlannedModel:
     """
     chosen = level(level_name)
     types = types_for(shape, chosen)
-    return PlannedModel(
-        shape=shape,
-        level=chosen.name,
-        format="gguf",
-        tensors=tuple(
+    # The layers are alike: few sizes are worked out, and looked up for the rest.
+    sizes: dict[tuple[str, tuple[int, ...]], int] = {}
+    tensors = []
+    for tensor in shape.tensors:
+        stored = types[tensor.name]
+        key = (stored.name, tensor.dims)
+        if key not in sizes:
+            sizes[key] = stored.size_bytes(tensor.dims)
+        tensors.append(
             TensorInfo(
                 name=tensor.name,
                 dims=tensor.dims,
-                type=types[tensor.name],
+                type=stored,
                 offset_bytes=0,
-                size_bytes=types[tensor.name].size_bytes(tensor.dims),
+                size_bytes=sizes[key],
             )
-            for tensor in shape.tensors
-        ),
-    )
+        )
+    return PlannedModel(shape=shape, level=chosen.name, format="gguf", tensors=tuple(tensors))
 
 
 def memory_fit(

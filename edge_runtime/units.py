@@ -25,8 +25,15 @@ _BYTE_UNITS = {
     "T": 1024**4, "TIB": 1024**4, "TB": 1000**4,
 }  # fmt: skip
 _DURATION_UNITS = {"ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_SCALES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12, "p": 1e15}
+_ENERGY_UNITS_J = {"wh": 3600.0, "mwh": 3.6, "kwh": 3.6e6, "j": 1.0, "kj": 1e3}
 _MOST_DIGITS = 24
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_SCALED = re.compile(
+    r"\s*(?:(\d{1,6})\s*x\s*)?(\d{1,24}(?:\.\d{1,24})?(?:e\+?\d{1,2})?)\s*([a-z]?)\s*",
+    re.IGNORECASE,
+)
+_FLOP_PER_S = re.compile(r"\s*flop(?:/s|s)?\s*$", re.IGNORECASE)
 
 
 def parse_bytes(text: str) -> int:
@@ -53,6 +60,50 @@ def parse_duration_s(text: str, option: str = "") -> float:
         fact = f"{of}{text[:40]!r} is not a duration."
         raise UsageError(fact, way_out="Write it like 90s, 10m or 1h.")
     return float(match[1]) * _DURATION_UNITS[match[2].lower()]
+
+
+def parse_scaled(text: str, option: str = "") -> float:
+    """Reads a large number such as `1.5B`, `222e9`, `312T`, or `8x222e9` for a product.
+
+    Raises UsageError, which names the `option` it stood for, when the text is no such number.
+    """
+    match = _SCALED.fullmatch(text)
+    if match is None or match[3].lower() not in _SCALES:
+        of = f"{option}: " if option else ""
+        raise UsageError(
+            f"{of}{text[:40]!r} is not a number.", way_out="Write it like 1.5B, 500M or 222e9."
+        )
+    return int(match[1] or 1) * float(match[2]) * _SCALES[match[3].lower()]
+
+
+def parse_flop_per_s(text: str, option: str = "") -> float:
+    """Reads a computing rate such as `312T` or `312 TFLOP/s`. Raises UsageError."""
+    try:
+        return parse_scaled(_FLOP_PER_S.sub("", text[:80]), option)
+    except UsageError:
+        of = f"{option}: " if option else ""
+        raise UsageError(
+            f"{of}{text[:40]!r} is no rate of computing.",
+            way_out="Write it like 312T, 312 TFLOP/s or 312e12.",
+        ) from None
+
+
+def parse_energy_j(text: str, option: str = "") -> float:
+    """Reads an energy such as `18.2 Wh` or `65 kJ` into joules; its unit must be said.
+
+    Raises UsageError, which names the `option` it stood for, when the text is no energy.
+    """
+    match = _QUANTITY.fullmatch(text)
+    unit = match[2].lower() if match else ""
+    of = f"{option}: " if option else ""
+    if unit == "mah":
+        raise UsageError(
+            f"{of}{text[:40]!r} is a charge, not an energy.",
+            way_out="Multiply it by the cell's volts: 4700 mAh x 3.89 V = 18.3 Wh.",
+        )
+    if match is None or unit not in _ENERGY_UNITS_J or len(match[1]) > _MOST_DIGITS:
+        raise UsageError(f"{of}{text[:40]!r} is no energy.", way_out="Write it like 18.2Wh.")
+    return float(match[1]) * _ENERGY_UNITS_J[unit]
 
 
 def format_bytes(count: float) -> str:

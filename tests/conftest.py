@@ -7,7 +7,7 @@ import importlib.resources
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +111,14 @@ def write_random_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nobodys_devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps devices that whoever runs the tests has calibrated out of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_CONFIG_DIR", str(tmp_path_factory.mktemp("config")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ SEAM = (
 RECORDS = tuple(
     f"edge_runtime.{n}"
     for n in (
-        "verdict", "fit", "feasibility", "comparison.*", "projection",
+        "verdict", "fit", "economics", "costs.*", "feasibility", "comparison.*", "projection.*",
         "paging", "window_joules", "phase_energy", "energy_use", "consumption", "sustained",
     )
 )  # fmt: skip
@@ -110,6 +110,12 @@ ROOMS = (
     Room(PHASE_ENERGY, (*VOCABULARY, WINDOW_JOULES), pure=True),
     Room(CONSUMPTION, (*VOCABULARY, WINDOW_JOULES, PHASE_ENERGY), pure=True),
     Room(ENERGY_USE, (*VOCABULARY, PHASE_ENERGY, CONSUMPTION), pure=True),
+    Room("edge_runtime.economics", VOCABULARY, pure=True),
+    Room(
+        "edge_runtime.costs.*",
+        (*VOCABULARY, "edge_runtime.economics", ENERGY_USE, CONSUMPTION, PHASE_ENERGY),
+        pure=True,
+    ),
     Room(SUSTAINED, VOCABULARY, pure=True),
     Room(PAGING, VOCABULARY, pure=True),
     Room(VERDICT, (*VOCABULARY, SUSTAINED, PAGING), pure=True),
@@ -126,7 +132,23 @@ ROOMS = (
         (*VOCABULARY, VERDICT, CONSUMPTION, PHASE_ENERGY, SUSTAINED, "edge_runtime.report.*"),
         pure=True,
     ),
-    Room("edge_runtime.projection", (*VOCABULARY, FIT, "profiles.*"), pure=True),
+    # Only learning the coefficients takes linear algebra; projecting with them takes none.
+    Room(
+        "edge_runtime.projection.learn",
+        (*VOCABULARY, "profiles.*", "edge_runtime.projection.*"),
+        ("numpy",),
+        pure=True,
+    ),
+    Room(
+        "edge_runtime.projection.validation",
+        (*VOCABULARY, "profiles.*", "edge_runtime.projection.*"),
+        pure=True,
+    ),
+    Room(
+        "edge_runtime.projection.*",
+        (*VOCABULARY, FIT, VERDICT, PAGING, MEMORY_NEEDS, "edge_runtime.feasibility", "profiles.*"),
+        pure=True,
+    ),
     # The seam to engines; each engine in its own backend.
     Room("edge_runtime.backends.llama_cpp.*", (*VOCABULARY, *SEAM), ("llama_cpp", "numpy")),
     Room(
@@ -178,7 +200,12 @@ ROOMS = (
             "edge_runtime.comparison.*",
         ),
     ),
-    Room("edge_runtime.report.*", (*VOCABULARY, *RECORDS), ("rich", "jinja2"), lazy=("plotly",)),
+    Room(
+        "edge_runtime.report.*",
+        (*VOCABULARY, *RECORDS, "profiles.*"),
+        ("rich", "jinja2"),
+        lazy=("plotly",),
+    ),
     # The only importer of quantize, and imported by nobody but __main__.
     Room(
         "edge_runtime.cli.*",
@@ -198,6 +225,7 @@ ROOMS = (
             "edge_runtime.profiler.*",
             "edge_runtime.rounds.*",
             "edge_runtime.comparison.*",
+            "edge_runtime.projection.*",
         ),
     ),
     Room(

@@ -140,6 +140,11 @@ def test_the_readme_shows_every_verb() -> None:
         "energy",
         "compare",
         "report",
+        "devices",
+        "fit",
+        "plan",
+        "calibrate",
+        "cost",
     }
 
 

@@ -41,6 +41,7 @@ PUBLIC = [
     "ModelShape",
     "Piece",
     "Plan",
+    "Projection",
     "ResourceError",
     "Run",
     "Sampling",
@@ -56,11 +57,14 @@ PUBLIC = [
     "compare",
     "decode_workload",
     "detect_host",
+    "fit_device",
     "judge",
     "load",
     "measure",
     "measure_latency",
+    "plan_hardware",
     "prefill_workload",
+    "project",
 ]
 
 HEAVY = [
@@ -76,8 +80,8 @@ HEAVY = [
 
 
 VERBS = (
-    "check", "run", "profile", "compare", "report", "energy", "convert", "quantize", "inspect",
-    "models", "doctor",
+    "check", "fit", "plan", "run", "profile", "compare", "report", "energy", "convert", "quantize",
+    "inspect", "models", "doctor",
 )  # fmt: skip
 
 

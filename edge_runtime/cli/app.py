@@ -16,13 +16,18 @@ import typer
 from .. import __version__
 from ..errors import EdgeError
 from ..report.plain import plain
+from .calibrate import calibrate
 from .check import check
 from .compare import compare
 from .convert import convert
+from .cost import cost
+from .devices import devices
 from .doctor import doctor
 from .energy import energy
+from .fit import fit
 from .inspect import inspect
 from .models import models
+from .plan import plan
 from .profile import profile
 from .quantize import quantize
 from .report import report
@@ -37,15 +42,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(help="Say which models this device can run, how fast, and how sure that is.")(check)
+app.command(help="Say which models read on a device that is not here, the largest first.")(fit)
+app.command(help="Say what hardware a model needs, and which devices have it.")(plan)
 app.command(help="Run a model: complete a prompt, or chat.")(run)
 app.command(help="Measure a model: tokens/s, latency, memory, energy.")(profile)
 app.command(help="Compare levels: speed, memory, energy and quality on one table.")(compare)
 app.command(help="Make one page of saved results: verdict, table, charts.")(report)
 app.command(help="Say what a measured model costs in energy, and on a battery.")(energy)
+app.command(help="Say what tokens cost: here, at an API, on a rented GPU, on a battery.")(cost)
 app.command(help="Make a GGUF file or an ONNX folder of a Hugging Face checkpoint.")(convert)
 app.command(help="Make a GGUF file or an ONNX model smaller, at one level or several.")(quantize)
 app.command(help="Show what a model file or a checkpoint is.")(inspect)
 app.command(help="List the models that are already on this disk.")(models)
+app.command(help="Make a device of your own of what was measured on it.")(calibrate)
+app.add_typer(devices, name="devices", help="List the devices that are known, or show one.")
 app.command(help="Show what was detected, what is unavailable, why, and the remedy.")(doctor)
 
 

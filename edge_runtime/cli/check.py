@@ -1,7 +1,8 @@
 """`edge check`: which models this machine can run, at which level, how fast, and how sure that is.
 
 This file reads the arguments and shows the answer; `cells` makes and measures, `catalogue_check`
-and `model_check` decide which cells, `feasibility` and `verdict` say what they mean.
+and `model_check` decide which cells, `feasibility` and `verdict` say what they mean. Devices that
+are not here are `projecting`'s.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import typer
 from ..errors import UsageError
 from ..measurement import SessionOptions
 from . import options
-from .whole_file import write_whole
+from .whole_file import refuse_unwritable, write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..feasibility import CheckReport
+    from ..measurement import Limits
+    from ..verdict import Target
 
 
 def check(
@@ -41,29 +46,18 @@ def check(
             autocompletion=options.complete_any_level,
         ),
     ] = None,
-    target: Annotated[
-        str,
-        typer.Option(
-            "--target", help="Wanted tok/s, or a preset: reading, silent-reading, speech ..."
-        ),
-    ] = "reading",
-    language: Annotated[
-        str, typer.Option("--language", help="Language of the text, for the preset's rate.")
-    ] = "en",
-    context: Annotated[
-        int, typer.Option("--context", "-c", min=64, help="Context that must fit, tokens.")
-    ] = 4096,
-    prompt_tokens: Annotated[
-        int, typer.Option("--prompt-tokens", "-p", min=1, help="Prompt length, tokens.")
-    ] = 256,
+    target: options.TargetRate = "reading",
+    language: options.Language = "en",
+    context: options.Context = 4096,
+    prompt_tokens: options.PromptTokens = 256,
     budget: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--budget",
             help="Time to measure, such as 60s or 3m.",
             show_default="75s; for each MODEL",
         ),
-    ] = "75s",
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", "-t", min=1, help="Threads.", show_default="usable cores"),
@@ -71,9 +65,7 @@ def check(
     gpu_layers: Annotated[
         int | None, typer.Option("--gpu-layers", "-ngl", min=0, help="Layers on the GPU.")
     ] = None,
-    kv_type: Annotated[
-        str, typer.Option("--kv-type", help="Type of the KV cache: f16, q8_0 or q4_0.")
-    ] = "f16",
+    kv_type: options.KvTypeName = "f16",
     provider: options.Provider = None,
     limit_memory: options.LimitMemory = None,
     limit_cores: options.LimitCores = None,
@@ -85,35 +77,43 @@ def check(
             show_default="llama_cpp for GGUF, onnx for ONNX",
         ),
     ] = None,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on stdout.")
-    ] = False,
-    save: Annotated[
-        Path | None, typer.Option("--save", help="Also write that document to a file.")
-    ] = None,
+    device: options.Devices = None,
+    accelerator: options.AcceleratorName = None,
+    claim: options.Claim = None,
+    json_output: options.JsonOutput = False,
+    save: options.SaveDocument = None,
 ) -> None:
     """Says which models this device can run, how fast, and how sure that is."""
     from ..feasibility import DEFAULT_LEVELS
     from ..units import parse_duration_s
-    from ..verdict import Target
-    from .catalogue_check import check_catalogue
     from .engines import ENGINES, format_of_level
-    from .model_check import check_models
-    from .progress import Progress
 
-    if context < prompt_tokens:
-        raise UsageError(f"A prompt of {prompt_tokens} tokens does not fit a context of {context}.")
-    budget_s = parse_duration_s(budget, "--budget")
+    asked = options.asked_target(target, language, context, prompt_tokens)
+    if device is not None:
+        from .projecting import asked_of, project_check, refuse_measuring
+
+        refuse_measuring(
+            budget=budget,
+            gpu_layers=gpu_layers,
+            provider=provider,
+            limit_memory=limit_memory,
+            limit_cores=limit_cores,
+        )
+        there = asked_of(asked, kv_type, threads, accelerator, backend)
+        levels = options.any_level_names(level or DEFAULT_LEVELS)
+        refuse_unwritable(save)
+        code = project_check(model or (), levels, device, there, claim, json_output, save)
+        raise typer.Exit(code)
+    if accelerator is not None:
+        raise UsageError(
+            "--accelerator goes with --device.",
+            way_out="Here --gpu-layers and --provider say what computes.",
+        )
+    if claim is not None:
+        raise UsageError("--claim goes with --device.", way_out="Here the rate is measured.")
+    budget_s = parse_duration_s(budget or "75s", "--budget")
     if budget_s <= 0:
         raise UsageError("The budget must be positive.", way_out="Write it like 60s or 3m.")
-    rate, name, source = options.target_rate(target, language)
-    asked = Target(
-        decode_tokens_per_s=rate,
-        context_tokens=context,
-        prompt_tokens=prompt_tokens,
-        name=name,
-        source=source,
-    )
     cache_type = options.kv_type(kv_type)
     levels = options.any_level_names(level or DEFAULT_LEVELS)
     session_options = SessionOptions(
@@ -124,27 +124,33 @@ def check(
         kv_type_v=cache_type,
         providers=options.provider_names(provider),
     )
-    _refuse_unwritable(save)
+    refuse_unwritable(save)
     limits = options.read_limits(limit_memory, limit_cores)
-    with Progress(budget_s if not model else None) as progress:
-        report = (
-            check_models(
-                model, levels, asked, session_options, budget_s, progress.say, backend, limits
-            )
-            if model
-            else check_catalogue(
-                levels, asked, session_options, budget_s, progress.say, backend, limits
-            )
-        )
+    report = _measure(model or (), levels, asked, session_options, budget_s, backend, limits)
     _show(report, json_output=json_output, save=save)
     raise typer.Exit(report.exit_code)
 
 
-def _refuse_unwritable(save: Path | None) -> None:
-    """A minute of measuring must not end in a failed write that could be foreseen."""
-    if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
-        raise UsageError(
-            f"{save} cannot be written.", way_out="Name a file in a folder that exists."
+def _measure(
+    models: Sequence[str],
+    levels: Sequence[str],
+    target: Target,
+    session_options: SessionOptions,
+    budget_s: float,
+    backend: str | None,
+    limits: Limits | None,
+) -> CheckReport:
+    from .catalogue_check import check_catalogue
+    from .model_check import check_models
+    from .progress import Progress
+
+    with Progress(None if models else budget_s) as progress:
+        if models:
+            return check_models(
+                models, levels, target, session_options, budget_s, progress.say, backend, limits
+            )
+        return check_catalogue(
+            levels, target, session_options, budget_s, progress.say, backend, limits
         )
 
 

@@ -24,6 +24,7 @@ from ..feasibility import (
     bandwidth_share,
     recommend,
     rows_of,
+    within_context,
     work_of,
 )
 from ..fit import extend_depth
@@ -155,12 +156,8 @@ def _check_subject(
 
 def _within(setting: _Setting, shape: ModelShape) -> tuple[_Setting, tuple[str, ...]]:
     """The setting for a model whose own context may be shorter than what was asked for."""
-    asked, own = setting.target.context_tokens, shape.context_tokens
-    if not own or asked <= own:
-        return setting, ()
-    shorter = dataclasses.replace(setting.target, context_tokens=own)
-    note = f"judged at {own} tokens of context, all it was made for, not at {asked}"
-    return dataclasses.replace(setting, target=shorter), (note,)
+    target, notes = within_context(shape, setting.target)
+    return dataclasses.replace(setting, target=target), notes
 
 
 def _unmeasured(

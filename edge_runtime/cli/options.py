@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, cast, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from ..errors import UnsupportedError, UsageError
 from ..measurement import KvType, Limits
+
+if TYPE_CHECKING:
+    from ..verdict import Target
 
 PANEL_OUT = "Output"
 
@@ -23,6 +27,10 @@ JsonOutput = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=PANEL_OUT),
 ]
+SaveDocument = Annotated[
+    Path | None,
+    typer.Option("--save", help="Also write that document to a file.", rich_help_panel=PANEL_OUT),
+]
 
 Provider = Annotated[
     list[str] | None,
@@ -32,6 +40,47 @@ Provider = Annotated[
         help="Where ONNX Runtime computes: cpu, cuda, coreml, dml, qnn, webgpu, or NAME=LIBRARY "
         "of a plugin. Several are separated by commas, first choice first.",
         show_default="the first GPU of its build, else cpu",
+    ),
+]
+
+TargetRate = Annotated[
+    str,
+    typer.Option("--target", help="Wanted tok/s, or a preset: reading, silent-reading, speech ..."),
+]
+Language = Annotated[
+    str, typer.Option("--language", help="Language of the text, for the preset's rate.")
+]
+Context = Annotated[
+    int, typer.Option("--context", "-c", min=64, help="Context that must fit, tokens.")
+]
+PromptTokens = Annotated[
+    int, typer.Option("--prompt-tokens", "-p", min=1, help="Prompt length, tokens.")
+]
+KvTypeName = Annotated[
+    str, typer.Option("--kv-type", help="Type of the KV cache: f16, q8_0 or q4_0.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", "-t", min=1, help="Threads.", show_default=False)
+]
+
+_PANEL_ELSEWHERE = "As if on another device, without running anything"
+AcceleratorName = Annotated[
+    str | None,
+    typer.Option(
+        "--accelerator",
+        metavar="NAME",
+        help="What of the device computes: cpu, gpu or npu.",
+        rich_help_panel=_PANEL_ELSEWHERE,
+        show_default="the best it has",
+    ),
+]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        help="Inference engine to project for.",
+        rich_help_panel=_PANEL_ELSEWHERE,
+        show_default="llama.cpp",
     ),
 ]
 
@@ -117,6 +166,24 @@ def target_rate(target: str, language: str = "en") -> tuple[float, str, str]:
     return rate, "as asked", ""
 
 
+def asked_target(target: str, language: str, context_tokens: int, prompt_tokens: int) -> Target:
+    """The target that the options of a check say. Raises UsageError."""
+    from ..verdict import Target
+
+    if context_tokens < prompt_tokens:
+        raise UsageError(
+            f"A prompt of {prompt_tokens} tokens does not fit a context of {context_tokens}."
+        )
+    rate, name, source = target_rate(target, language)
+    return Target(
+        decode_tokens_per_s=rate,
+        context_tokens=context_tokens,
+        prompt_tokens=prompt_tokens,
+        name=name,
+        source=source,
+    )
+
+
 def kv_type(text: str) -> KvType:
     """The KV cache type of that name. Raises UsageError listing the known ones."""
     if text not in get_args(KvType):
@@ -160,16 +227,39 @@ def any_level_name(text: str) -> str:
 
 def level_names(asked: Sequence[str]) -> tuple[str, ...]:
     """The GGUF levels asked for, each once: repeated options, or names separated by commas."""
-    return tuple(dict.fromkeys(map(level_name, _parts(asked))))
+    return tuple(dict.fromkeys(map(level_name, _level_parts(asked))))
 
 
 def any_level_names(asked: Sequence[str]) -> tuple[str, ...]:
     """The levels of either format that are asked for, as `level_names` takes them apart."""
-    return tuple(dict.fromkeys(map(any_level_name, _parts(asked))))
+    return tuple(dict.fromkeys(map(any_level_name, _level_parts(asked))))
 
 
 def _parts(asked: Sequence[str]) -> list[str]:
     return [part.strip() for item in asked for part in item.split(",") if part.strip()]
+
+
+def _level_parts(asked: Sequence[str]) -> list[str]:
+    """Raises UsageError where `--level` is given and empty: it would ask for nothing."""
+    found = _parts(asked)
+    if asked and not found:
+        raise UsageError("--level names no level.", way_out="Write it like Q4_K_M or Q8_0,Q4_0.")
+    return found
+
+
+def complete_device(incomplete: str) -> list[tuple[str, str]]:
+    """Names of the devices that begin so and what they are called, for the shell's completion."""
+    from profiles.devices import device_names
+
+    from .personal import personal_names
+
+    # Of several devices separated by commas the last is being typed.
+    before, comma, begun = incomplete.rpartition(",")
+    return [
+        (f"{before}{comma}{name}", title)
+        for name, title in (*personal_names().items(), *device_names().items())
+        if name.startswith(begun.strip().lower())
+    ]
 
 
 def complete_level(incomplete: str) -> list[tuple[str, str]]:
@@ -195,3 +285,28 @@ def complete_any_level(incomplete: str) -> list[tuple[str, str]]:
     found = [(f"onnx:{name}", use) for name, use in USES.items()]
     begun = incomplete.lower()
     return [*complete_level(incomplete), *(pair for pair in found if pair[0].startswith(begun))]
+
+
+Claim = Annotated[
+    float | None,
+    typer.Option(
+        "--claim",
+        metavar="RATE",
+        help="A rate that somebody claims, tok/s: is it possible there at all?",
+        rich_help_panel=_PANEL_ELSEWHERE,
+        show_default=False,
+    ),
+]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        "-d",
+        metavar="ID",
+        help="Devices to project for, such as pixel-9-pro,raspberry-pi-5-8gb; repeat it or "
+        "separate by commas. edge devices lists them.",
+        rich_help_panel=_PANEL_ELSEWHERE,
+        show_default=False,
+        autocompletion=complete_device,
+    ),
+]

@@ -99,6 +99,7 @@ def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
     [
         ("no json\n", "Line 1 of"),
         ("{}", "is no Measurement"),
+        ('{"schema": 1, "basis": "PROJECTED", "rows": []}', "holds projections, and no meas"),
         ("3", "holds no records"),
         ('"text"', "holds no records"),
         ('{"schema": 1, "records": 5}', "holds no records"),

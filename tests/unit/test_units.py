@@ -33,6 +33,35 @@ def test_what_is_no_duration_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "number"),
+    [("1.5B", 1.5e9), ("222e9", 222e9), ("8x222e9", 1.776e12), (" 500 m ", 5e8), ("2T", 2e12),
+     ("8 x 7B", 5.6e10), ("12", 12)],
+)  # fmt: skip
+def test_large_numbers_are_read(text: str, number: float) -> None:
+    assert units.parse_scaled(text) == pytest.approx(number)
+    assert units.parse_flop_per_s(f"{text} FLOP/s") == pytest.approx(number)
+
+
+@pytest.mark.parametrize("text", ["", "B", "-8B", "8x", "1e-9", "1e999", "nan", "8BB", "1 2", "x8"])
+def test_what_is_no_large_number_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--n: .* is not a number"):
+        units.parse_scaled(text, "--n")
+    with pytest.raises(UsageError, match=r"--n: .* no rate of computing"):
+        units.parse_flop_per_s(text, "--n")
+
+
+@pytest.mark.parametrize(("text", "j"), [("18.2Wh", 65_520), ("65 kJ", 65_000), ("500mWh", 1800)])
+def test_energies_are_read(text: str, j: float) -> None:
+    assert units.parse_energy_j(text) == pytest.approx(j)
+
+
+@pytest.mark.parametrize("text", ["15", "4700 mAh", "-1Wh", "Wh", "1e9Wh", "9" * 30 + "Wh"])
+def test_what_is_no_energy_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--battery: "):
+        units.parse_energy_j(text, "--battery")
+
+
+@pytest.mark.parametrize(
     ("size", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "0.977 KiB"), (1536, "1.50 KiB"), (398_000_000, "380 MiB"),
      (5_340_000_000, "4.97 GiB"), (1024**3, "1.00 GiB")],

@@ -1,0 +1,1 @@
+"""How the raw collection of published measurements becomes `profiles/measurements.csv`."""
