@@ -199,19 +199,22 @@ def flips(cases: Sequence[Case], target: float = TARGET_TOKENS_PER_S) -> Flips:
 
 
 def _flips(found: Sequence[tuple[str, Interval, float]], target: float) -> Flips:
-    good = [(device, rate.low >= target > measured) for device, rate, measured in found]
-    bad = [(device, rate.high < target <= measured) for device, rate, measured in found]
+    good = [rate.low >= target > measured for _, rate, measured in found]
+    bad = [rate.high < target <= measured for _, rate, measured in found]
     open_ = [rate.low < target <= rate.high for _, rate, _ in found]
-    both = [(device, float(one or other)) for (device, one), (_, other) in zip(good, bad)]  # noqa: B905
-    wrong, decided = sum(share for _, share in both), len(found) - sum(open_)
+    flipped = [
+        (device, float(one or other))
+        for (device, _, _), one, other in zip(found, good, bad, strict=True)
+    ]
+    wrong, decided = sum(good) + sum(bad), len(found) - sum(open_)
     return Flips(
         target_tokens_per_s=target,
-        too_good=sum(one for _, one in good),
-        too_bad=sum(one for _, one in bad),
+        too_good=sum(good),
+        too_bad=sum(bad),
         share=wrong / len(found),
         share_of_decided=wrong / decided if decided else 0.0,
         borderline=sum(open_) / len(found),
-        device_share=mean(by_device(both, mean)),
+        device_share=mean(by_device(flipped, mean)),
     )
 
 

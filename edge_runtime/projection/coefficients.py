@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from profiles.projection import projection_table
 
@@ -196,13 +196,14 @@ def _support(value: object, where: str) -> Support:
 
 
 def _positive(value: object, where: str) -> float:
-    if not _number(value) or not 0 < value < math.exp(LARGEST_LOG):  # type: ignore[operator]
+    if not _number(value) or not 0 < value < math.exp(LARGEST_LOG):
         raise _damaged(where, "a positive number")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
-def _number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+def _number(value: object) -> TypeGuard[float]:
+    # A truth value is an int to Python, and no number in a file.
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _damaged(where: str, wanted: str) -> FormatError:

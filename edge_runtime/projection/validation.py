@@ -36,7 +36,8 @@ MOST_ASKED = 0.95
 
 LEAST_AFAR = 2.5
 """Where no like device is known, intervals are at least so many times as wide as elsewhere, in the
-logarithm: the two to eight devices that tell how wide they must be are too few to say less."""
+logarithm. Set, not learnt: the few devices of a kind that could tell ask for 1.2 times (processors)
+to 2.8 times (NPUs), and are too few to be believed where they ask for little."""
 
 NOT_WIDENED = Widening(unseen=1.0, afar=1.0, published=1.0, own=1.0, routes={})
 
